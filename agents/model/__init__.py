@@ -1,0 +1,1 @@
+"""The model port, its scripted and remote implementations."""

@@ -1,0 +1,1 @@
+"""Prompts as versioned files, one per role and version."""

@@ -1,0 +1,1 @@
+"""The gavotte command line: one thin module per noun."""

@@ -1,0 +1,125 @@
+"""Acts of authority are signed: Ed25519 over what exactly is allowed. The only importer of cryptography.
+
+The operator's private key stays with the operator; agents hold public keys alone and verify.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from contracts.errors import Refused, Unverified
+from contracts.events import Payload, Signature
+
+if TYPE_CHECKING:
+    from contracts.envelope import Event
+
+
+def signed_bytes(event: Event, expires_at: datetime) -> bytes:
+    """What the signature covers: event id, type, task, expiry and every field of the payload but the signature."""
+    fields: dict[str, Any] = event.payload.model_dump(mode="json", exclude={"signature"})
+    covered = {
+        "event_id": event.id,
+        "type": event.type,
+        "task_id": event.task_id,
+        "expires_at": expires_at.isoformat(),
+        "payload": fields,
+    }
+    return json.dumps(covered, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+class OperatorKey:
+    """The operator's private key in a file of mode 0600."""
+
+    def __init__(self, raw: bytes) -> None:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        self._key = Ed25519PrivateKey.from_private_bytes(raw)
+
+    @classmethod
+    def load_or_make(cls, path: Path) -> OperatorKey:
+        """Read the key, making it at first use; raises Refused where others may read it."""
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            temporary = path.with_name(f"{path.name}.{os.getpid()}")
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(base64.b64encode(os.urandom(32)) + b"\n")
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                pass
+            finally:
+                temporary.unlink()
+        if path.stat().st_mode & 0o077:
+            raise Refused(f"the operator's key {path} can be read by others", hint=f"chmod 600 {path}")
+        return cls(base64.b64decode(path.read_bytes()))
+
+    @property
+    def public(self) -> str:
+        """The public half, base64."""
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+        raw = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        return base64.b64encode(raw).decode()
+
+    @property
+    def key_id(self) -> str:
+        return key_id(self.public)
+
+    def sign(self, event: Event, expires_at: datetime) -> Event:
+        """The event with its signature in the payload."""
+        from contracts.envelope import Event as SignedEvent
+
+        value = base64.b64encode(self._key.sign(signed_bytes(event, expires_at))).decode()
+        signature = Signature(key_id=self.key_id, value=value, expires_at=expires_at)
+        return SignedEvent(event.envelope, event.payload.model_copy(update={"signature": signature}))
+
+
+def key_id(public: str) -> str:
+    """A short name of a public key."""
+    return hashlib.sha256(base64.b64decode(public)).hexdigest()[:16]
+
+
+class Keyring:
+    """Public keys of operators, base64, one a line in a file; agents verify with it."""
+
+    def __init__(self, publics: tuple[str, ...]) -> None:
+        self._keys = {key_id(public): public for public in publics}
+
+    @classmethod
+    def load(cls, path: Path) -> Keyring:
+        if not path.exists():
+            return cls(())
+        return cls(tuple(line.strip() for line in path.read_text().splitlines() if line.strip()))
+
+    def verify(self, event: Event, now_us: int) -> None:
+        """That a known operator signed exactly this and it has not expired; raises Unverified."""
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+        signature = signature_of(event.payload)
+        if signature is None:
+            raise Unverified(f"{event.type} {event.id} is not signed")
+        public = self._keys.get(signature.key_id)
+        if public is None:
+            raise Unverified(f"{event.type} {event.id} is signed by an unknown key {signature.key_id}")
+        try:
+            Ed25519PublicKey.from_public_bytes(base64.b64decode(public)).verify(
+                base64.b64decode(signature.value), signed_bytes(event, signature.expires_at)
+            )
+        except (InvalidSignature, ValueError):
+            raise Unverified(f"the signature of {event.type} {event.id} does not hold") from None
+        if signature.expires_at.timestamp() * 1_000_000 < now_us:
+            raise Unverified(f"the signature of {event.type} {event.id} expired at {signature.expires_at}")
+
+
+def signature_of(payload: Payload) -> Signature | None:
+    """The signature in a payload, if its type has one."""
+    found = getattr(payload, "signature", None)
+    return found if isinstance(found, Signature) else None

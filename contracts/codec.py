@@ -1,0 +1,263 @@
+"""Events to bytes and back: Avro payloads in the Confluent wire format, CloudEvents binary-mode headers.
+
+The only importer of fastavro. Decoding is defensive: a size cap first, only registered writer schemas, all bytes
+consumed. The envelope is read from the headers alone; the payload is decoded later, once, where it is needed.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, cast
+
+import fastavro
+from pydantic import ValidationError
+
+from contracts import ids
+from contracts.envelope import Envelope, Event, Trust, new_traceparent
+from contracts.errors import GavotteError, Skew, TooLarge, Undecodable
+from contracts.events import Payload, latest_version, payload_class
+from contracts.registry import SchemaIds
+
+VALUE_BYTES_MAX: Final = 1024 * 1024
+HEADERS_BYTES_MAX: Final = 16 * 1024
+CONTENT_TYPE: Final = b"application/avro"
+TYPE_PATTERN: Final = re.compile(r"gavotte\.([A-Z][A-Za-z0-9]{0,63})\.v([1-9][0-9]{0,3})")
+TRACEPARENT_PATTERN: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND: Final = timedelta(microseconds=1)
+_FRAME: Final = struct.Struct(">bI")
+
+Headers = tuple[tuple[str, bytes], ...]
+Plain = dict[str, Any]
+
+UPCASTERS: dict[tuple[str, int], Callable[[Plain], Plain]] = {}
+"""(type, version) -> fields of that version as fields of the next one; empty while every event is at version 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """An event as it travels: `key` is the task id, `value` the framed Avro body."""
+
+    key: bytes
+    headers: Headers
+    value: bytes
+
+
+def iso(time_us: int) -> str:
+    """RFC 3339 in UTC with microseconds."""
+    return (EPOCH + time_us * MICROSECOND).isoformat().replace("+00:00", "Z")
+
+
+def from_iso(text: str) -> int:
+    """Microseconds since the epoch of an RFC 3339 time; raises ValueError."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"time {text!r} has no offset")
+    return (moment - EPOCH) // MICROSECOND
+
+
+def headers_of(envelope: Envelope) -> Headers:
+    """The CloudEvents headers of an envelope, all UTF-8 text."""
+    found = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", envelope.id.encode()),
+        ("ce_source", envelope.source.encode()),
+        ("ce_type", f"gavotte.{envelope.type}.v{envelope.version}".encode()),
+        ("ce_time", iso(envelope.time_us).encode()),
+        ("ce_subject", envelope.task_id.encode()),
+        ("ce_dataschema", f"urn:gavotte:schema:{envelope.type}:{envelope.version}".encode()),
+        ("ce_partitionkey", envelope.task_id.encode()),
+        ("ce_correlationid", envelope.correlation_id.encode()),
+        ("ce_tenant", envelope.tenant.encode()),
+        ("ce_trust", envelope.trust.encode()),
+        ("content-type", CONTENT_TYPE),
+    ]
+    if envelope.causation_id is not None:
+        found.append(("ce_causationid", envelope.causation_id.encode()))
+    if envelope.traceparent:
+        found.append(("traceparent", envelope.traceparent.encode()))
+    if envelope.tracestate:
+        found.append(("tracestate", envelope.tracestate.encode()))
+    return tuple(found)
+
+
+def read_envelope(key: bytes | None, headers: Iterable[tuple[str, bytes]]) -> Envelope:
+    """The envelope from a record's key and headers; raises Undecodable naming the header that is off.
+
+    A submission from a plain producer may leave out correlation, trace and time: they are made up from its id.
+    """
+    table: dict[str, str] = {}
+    size = 0
+    for name, raw in headers:
+        size += len(name) + len(raw)
+        if size > HEADERS_BYTES_MAX:
+            raise TooLarge(f"headers exceed {HEADERS_BYTES_MAX} bytes")
+        try:
+            table[name] = raw.decode()
+        except (UnicodeDecodeError, AttributeError):
+            raise Undecodable(f"header {name!r} is not UTF-8 text") from None
+    if table.get("ce_specversion", "1.0") != "1.0":
+        raise Undecodable(f"ce_specversion {table['ce_specversion']!r} is not 1.0")
+    named = TYPE_PATTERN.fullmatch(_wanted(table, "ce_type"))
+    if named is None:
+        raise Undecodable(f"ce_type {table['ce_type']!r} is not gavotte.<Event>.v<n>")
+    event_id = _uuid(table, "ce_id")
+    task_id = _uuid(table, "ce_subject") if "ce_subject" in table else _key_text(key)
+    if not ids.is_uuid(task_id) or _key_text(key) != task_id:
+        raise Undecodable(f"the key {_key_text(key)!r} is not the task id {task_id!r}")
+    trace = table.get("traceparent", "")
+    return Envelope(
+        id=event_id,
+        type=named[1],
+        version=int(named[2]),
+        task_id=task_id,
+        correlation_id=_uuid(table, "ce_correlationid")
+        if "ce_correlationid" in table
+        else ids.derived("correlation", task_id, event_id),
+        causation_id=_uuid(table, "ce_causationid") if "ce_causationid" in table else None,
+        time_us=_time(table),
+        source=_wanted(table, "ce_source"),
+        traceparent=trace if TRACEPARENT_PATTERN.fullmatch(trace) else new_traceparent(),
+        tracestate=table.get("tracestate", "")[:512],
+        tenant=table.get("ce_tenant", "default")[:128],
+        trust=_trust(table),
+    )
+
+
+def _wanted(table: Mapping[str, str], name: str) -> str:
+    try:
+        return table[name]
+    except KeyError:
+        raise Undecodable(f"header {name} is missing", hint="docs/events.md lists the headers") from None
+
+
+def _uuid(table: Mapping[str, str], name: str) -> str:
+    text = _wanted(table, name)
+    if not ids.is_uuid(text):
+        raise Undecodable(f"header {name} is {text[:80]!r}, not a uuid in canonical lower case")
+    return text
+
+
+def _key_text(key: bytes | None) -> str:
+    return (key or b"").decode("utf-8", "replace")
+
+
+def _time(table: Mapping[str, str]) -> int:
+    text = table.get("ce_time")
+    if text is None:
+        return ids.now_us()
+    try:
+        return from_iso(text)
+    except ValueError:
+        raise Undecodable(f"header ce_time is {text[:80]!r}, not an RFC 3339 time") from None
+
+
+def _trust(table: Mapping[str, str]) -> Trust:
+    said = table.get("ce_trust", "untrusted")
+    if said not in {"operator", "system", "untrusted"}:
+        raise Undecodable(f"header ce_trust is {said[:80]!r}")
+    return cast("Trust", said)
+
+
+class Codec:
+    """Encodes and decodes payloads against the schema ids of one process. Parsed schemas are cached."""
+
+    def __init__(self, schema_ids: SchemaIds) -> None:
+        self.schema_ids = schema_ids
+        self._parsed: dict[int, Any] = {}
+        self._writers: dict[tuple[str, int], tuple[bytes, Any]] = {}
+
+    def encode(self, event: Event) -> Wire:
+        """The event as key, headers and value; raises TooLarge, or ValueError for an event that is not sealed."""
+        envelope = event.envelope
+        if not envelope.id or not envelope.source:
+            raise ValueError(f"{envelope.type} is not sealed")
+        return Wire(envelope.task_id.encode(), headers_of(envelope), self.encode_payload(event.payload))
+
+    def encode_payload(self, payload: Payload) -> bytes:
+        """The framed Avro body: 0x00, the schema id in 4 bytes, big endian, then the record."""
+        frame, schema = self._writer(payload.event_type(), payload.event_version())
+        out = io.BytesIO()
+        out.write(frame)
+        fastavro.schemaless_writer(out, schema, payload.model_dump())
+        value = out.getvalue()
+        if len(value) > VALUE_BYTES_MAX:
+            raise TooLarge(
+                f"{payload.event_type()} takes {len(value)} bytes, the cap is {VALUE_BYTES_MAX}",
+                hint="put large texts into the store and send their digest",
+            )
+        return value
+
+    def decode(self, envelope: Envelope, value: bytes) -> Event:
+        """The event of an envelope and its value, upcast to the newest version known here.
+
+        Raises TooLarge or Undecodable for bytes that will never be an event, Skew where a newer release may read them.
+        """
+        type_, version, fields = self.decode_plain(value)
+        if type_ != envelope.type or version != envelope.version:
+            raise Undecodable(
+                f"the headers say {envelope.type} v{envelope.version}, the schema id says {type_} v{version}"
+            )
+        latest = latest_version(type_)
+        if latest is None or version > latest:
+            raise Skew(f"this build knows no event {type_} v{version}", hint="upgrade this agent")
+        while version < latest:
+            fields = UPCASTERS[type_, version](fields)
+            version += 1
+        cls = payload_class(type_, version)
+        if cls is None:
+            raise Skew(f"this build knows no event {type_} v{version}", hint="upgrade this agent")
+        try:
+            return Event(envelope, cls.model_validate(fields))
+        except ValidationError as error:
+            raise Undecodable(f"{type_} v{version}: {_first(error)}") from None
+
+    def decode_plain(self, value: bytes) -> tuple[str, int, Plain]:
+        """Type, version and fields by the writer's schema alone: also for events whose class is not known here."""
+        if len(value) > VALUE_BYTES_MAX:
+            raise TooLarge(f"value of {len(value)} bytes, the cap is {VALUE_BYTES_MAX}")
+        if len(value) < _FRAME.size or value[0] != 0:
+            raise Undecodable("the value is not in the Confluent wire format (0x00, schema id, Avro)")
+        _, schema_id = _FRAME.unpack_from(value)
+        schema = self.schema_ids.by_id(schema_id)
+        body = io.BytesIO(value)
+        body.seek(_FRAME.size)
+        try:
+            fields = fastavro.schemaless_reader(body, self._schema(schema_id, schema.text), None)
+        except (GavotteError, MemoryError, RecursionError):
+            raise
+        except Exception as error:  # fastavro raises many kinds for bytes that are not a record
+            raise Undecodable(f"the value is no {schema.type} v{schema.version}: {type(error).__name__}") from None
+        if body.tell() != len(value):
+            raise Undecodable(f"{len(value) - body.tell()} bytes are left over after {schema.type} v{schema.version}")
+        if not isinstance(fields, dict):
+            raise Undecodable(f"schema id {schema_id} is no record")
+        return schema.type, schema.version, fields
+
+    def _writer(self, type_: str, version: int) -> tuple[bytes, Any]:
+        found = self._writers.get((type_, version))
+        if found is None:
+            schema = self.schema_ids.by_type(type_, version)
+            found = (_FRAME.pack(0, schema.id), self._schema(schema.id, schema.text))
+            self._writers[type_, version] = found
+        return found
+
+    def _schema(self, schema_id: int, text: str) -> Any:
+        parsed = self._parsed.get(schema_id)
+        if parsed is None:
+            import json
+
+            parsed = fastavro.parse_schema(json.loads(text))
+            self._parsed[schema_id] = parsed
+        return parsed
+
+
+def _first(error: ValidationError) -> str:
+    problem = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    return f"{where or 'payload'}: {problem['msg']}"

@@ -1,0 +1,146 @@
+"""The event: an envelope that routes, dedupes and traces it, and a payload that states the fact."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from contracts import ids
+
+if TYPE_CHECKING:
+    from contracts.events import Payload
+
+Trust = Literal["operator", "system", "untrusted"]
+"""Who stands behind the text inside: an operator, our own code, or a model, a repository, a stranger."""
+
+SOURCE_PREFIX = "urn:gavotte:"
+
+
+def agent_source(role: str) -> str:
+    """The `ce_source` of a role."""
+    return f"{SOURCE_PREFIX}agent:{role}"
+
+
+OPERATOR_SOURCE = f"{SOURCE_PREFIX}operator"
+CLIENT_SOURCE = f"{SOURCE_PREFIX}client"
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What travels in the headers: enough to route, dedupe, audit and trace without the payload.
+
+    `time_us` is microseconds since the epoch. `causation_id` is the event that caused this one, None for a submission
+    or a kill. `source` is `urn:gavotte:agent:<role>`, `urn:gavotte:operator` or `urn:gavotte:client`.
+    """
+
+    id: str
+    type: str
+    version: int
+    task_id: str
+    correlation_id: str
+    causation_id: str | None
+    time_us: int
+    source: str
+    traceparent: str = ""
+    tracestate: str = ""
+    tenant: str = "default"
+    trust: Trust = "untrusted"
+
+    @property
+    def role(self) -> str:
+        """The last part of the source: a role's name, `operator` or `client`."""
+        return self.source.rpartition(":")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An envelope with its decoded payload. Only `cause` makes a child, so lineage cannot be forgotten."""
+
+    envelope: Envelope
+    payload: Payload
+
+    @property
+    def id(self) -> str:
+        return self.envelope.id
+
+    @property
+    def type(self) -> str:
+        return self.envelope.type
+
+    @property
+    def task_id(self) -> str:
+        return self.envelope.task_id
+
+    def cause(self, payload: Payload) -> Event:
+        """A child fact of this event, not yet sealed: its producer gives it id, source and time with `sealed`."""
+        parent = self.envelope
+        child = Envelope(
+            id="",
+            type=payload.event_type(),
+            version=payload.event_version(),
+            task_id=parent.task_id,
+            correlation_id=parent.correlation_id,
+            causation_id=parent.id,
+            time_us=0,
+            source="",
+            traceparent=parent.traceparent,
+            tracestate=parent.tracestate,
+            tenant=parent.tenant,
+            trust=payload.TRUST,
+        )
+        return Event(child, payload)
+
+    def sealed(self, *, producer: str, index: int, time_us: int, source: str | None = None) -> Event:
+        """The child with its derived id: equal arguments give an equal id, so a rerun repeats nothing."""
+        draft = self.envelope
+        if draft.causation_id is None:
+            raise ValueError("only an event made by cause() can be sealed")
+        return Event(
+            replace(
+                draft,
+                id=ids.event_id(draft.task_id, draft.causation_id, producer, index),
+                time_us=time_us,
+                source=source or agent_source(producer),
+            ),
+            self.payload,
+        )
+
+    def chained(self, causation_id: str) -> Event:
+        """The same draft, caused by another event of the same task (a chain inside one commit)."""
+        return Event(replace(self.envelope, causation_id=causation_id), self.payload)
+
+
+def root(
+    payload: Payload,
+    *,
+    task_id: str | None = None,
+    source: str = CLIENT_SOURCE,
+    trust: Trust = "untrusted",
+    tenant: str = "default",
+    event_id: str | None = None,
+    time_us: int | None = None,
+) -> Event:
+    """An event that nothing caused: a submission or a kill. It opens a correlation and a trace of its own."""
+    moment = ids.now_us() if time_us is None else time_us
+    own_id = event_id or ids.uuid7(moment)
+    task = task_id or ids.uuid7(moment)
+    envelope = Envelope(
+        id=own_id,
+        type=payload.event_type(),
+        version=payload.event_version(),
+        task_id=task,
+        correlation_id=ids.derived("correlation", task, own_id),
+        causation_id=None,
+        time_us=moment,
+        source=source,
+        traceparent=new_traceparent(),
+        tenant=tenant,
+        trust=trust,
+    )
+    return Event(envelope, payload)
+
+
+def new_traceparent() -> str:
+    """A fresh W3C traceparent, sampled."""
+    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"

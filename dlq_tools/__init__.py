@@ -1,0 +1,1 @@
+"""How what failed is repaired and what passed is re-examined."""

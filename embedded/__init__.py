@@ -1,0 +1,1 @@
+"""One SQLite file shared by processes: the leaf on which the embedded bus and store both rest."""

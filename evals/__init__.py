@@ -1,0 +1,1 @@
+"""Golden tasks and the gate over them."""

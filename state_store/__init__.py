@@ -1,0 +1,1 @@
+"""What happened: events, deliveries, steps, effects and the views folded from them."""
