@@ -1,0 +1,141 @@
+"""The port through which bytes travel: records on partitioned topics, consumer groups, news without polling.
+
+Promises every backend keeps (the conformance suite in tests/contract holds them):
+- `publish` returns after the records are durable; an error means unknown, and publishing the same event again is safe;
+- records of one key keep their order on a topic; a group's partition is read by one live member at a time;
+- what was not committed is delivered again, to this or another member; nothing is lost;
+- all topics have one partition count, and partition p of every topic goes to the same member of a group, so that a
+  task's events over all topics meet in one process;
+- `fetch` waits for news and wakes up by itself; a slow safety poll makes a lost wake-up a delay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+Headers = tuple[tuple[str, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A record to be published. The partition follows from the key."""
+
+    topic: str
+    key: bytes
+    value: bytes
+    headers: Headers = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record as it was read. `timestamp_us` is when the bus stored it."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes
+    value: bytes
+    headers: Headers
+    timestamp_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What a backend promises beyond the port."""
+
+    survives_restart: bool
+    between_processes: bool
+    virtual_time: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far a group is behind on one partition. `committed` is the next offset to read, None before the first."""
+
+    topic: str
+    partition: int
+    committed: int | None
+    end: int
+    behind: int
+
+
+Assignment = Callable[[frozenset[int]], Awaitable[None]]
+"""Called with partition numbers (of every subscribed topic) when they are gained or given up."""
+
+
+async def ignore_assignment(_: frozenset[int]) -> None:
+    """The default for callers that keep no state per partition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """Who subscribes: a group, a stable member id, and the topics. A new group starts at the start of the log."""
+
+    group: str
+    member: str
+    topics: tuple[str, ...]
+    on_gained: Assignment = field(default=ignore_assignment)
+    """Awaited before the first record of the partitions is handed out."""
+    on_lost: Assignment = field(default=ignore_assignment)
+    """Awaited before the partitions may go to another member: finish or let go what is in flight, commit it."""
+
+
+class Subscription(Protocol):
+    """One member's view of its partitions."""
+
+    @property
+    def assigned(self) -> frozenset[int]:
+        """The partition numbers that this member holds now."""
+        ...
+
+    async def fetch(self, records_max: int, timeout_seconds: float) -> list[Record]:
+        """What is there, at most `records_max`, in offset order per partition; empty after the timeout."""
+        ...
+
+    def pause(self, partitions: Collection[int]) -> None:
+        """Hand out nothing of these partitions until `resume`; membership is kept."""
+        ...
+
+    def resume(self, partitions: Collection[int]) -> None:
+        """Hand out records of these partitions again."""
+        ...
+
+    async def commit(self, offsets: Mapping[tuple[str, int], int]) -> None:
+        """Record the next offset to read per (topic, partition). Partitions lost meanwhile are ignored."""
+        ...
+
+    async def close(self) -> None:
+        """Leave the group: `on_lost` is awaited, then others take over at once."""
+        ...
+
+
+class Bus(Protocol):
+    """A running connection to a bus. Every await has a deadline; errors are contracts.errors.Unavailable."""
+
+    features: Features
+
+    async def ensure_topics(self, topics: Sequence[str]) -> None:
+        """Create what is missing; idempotent."""
+        ...
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """Store all messages durably and wake the consumers; order is kept per key."""
+        ...
+
+    async def subscribe(self, consumer: Consumer) -> Subscription:
+        """Join a group. Topics that do not exist are created."""
+        ...
+
+    async def read(self, topic: str, *, after: Mapping[int, int] | None = None, records_max: int = 1000) -> list[Record]:
+        """Records of a topic without a group, from (partition -> next offset), default the start; for people."""
+        ...
+
+    async def lag(self, group: str, topics: Sequence[str]) -> list[Lag]:
+        """How far the group is behind, per topic and partition."""
+        ...
+
+    async def close(self) -> None:
+        """Close every subscription and let go of all resources; safe to call twice."""
+        ...

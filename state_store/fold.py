@@ -1,0 +1,415 @@
+"""What a task's state is: a pure fold of its events. What may happen next is a table.
+
+`TRANSITIONS` names every legal move; `evolve` applies one event; `fold` applies many. Types that are not in the table
+are annotations (a further agent's): they stand in the stream and move nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from contracts.envelope import Event
+from contracts.errors import Illegal
+from contracts.events import Budget
+from contracts.topology import ESCALATED_SECONDS, awaited
+
+FOLD_VERSION: Final = 1
+"""Raised with every change of meaning, so that an older build never overwrites a newer view."""
+
+Status = Literal["running", "waiting", "succeeded", "failed", "cancelled", "escalated"]
+
+START: Final = "unknown"
+ENDED: Final = frozenset({"succeeded", "failed", "cancelled"})
+
+TRANSITIONS: Final[dict[str, dict[str, str]]] = {
+    START: {"TaskSubmitted": "submitted"},
+    "submitted": {"PlanProposed": "planned", "PlanRejected": "plan_rejected"},
+    "plan_rejected": {},
+    "planned": {"ChangeProposed": "proposed"},
+    "proposed": {"ReviewPassed": "reviewed", "ChangesRequested": "revising"},
+    "revising": {"ChangeProposed": "proposed"},
+    "reviewed": {"StagingDeployed": "staged", "DeploymentRolledBack": "rolled_back"},
+    "staged": {"ApprovalRequested": "awaiting_approval", "ProductionDeployed": "released"},
+    "awaiting_approval": {
+        "ApprovalGranted": "approved",
+        "ApprovalDenied": "denied",
+        "ApprovalExpired": "expired",
+    },
+    "approved": {"ProductionDeployed": "released", "DeploymentRolledBack": "rolled_back"},
+    "denied": {},
+    "expired": {"ApprovalRequested": "awaiting_approval"},
+    "released": {"TaskSucceeded": "succeeded", "DeploymentRolledBack": "rolled_back"},
+    "rolled_back": {"StagingDeployed": "staged"},
+}
+"""step -> event type -> next step: the dance itself. `ANYWHERE` and `PAUSED` below add what is legal in every step."""
+
+ANYWHERE: Final[dict[str, str]] = {"TaskFailed": "failed", "TaskCancelled": "cancelled"}
+"""Legal in every step that has not ended, also while paused; said by the owner alone."""
+
+MOVELESS: Final = frozenset({"TaskCancelRequested", "KillRaised", "KillLifted", "BudgetRaised"})
+"""Legal in every step that has not ended; they set a mark and leave the step as it is."""
+
+FACTS_OF_ACTS: Final = frozenset({"ProductionDeployed", "DeploymentRolledBack"})
+"""What was done in the world is recorded in any step until the end, whatever was decided meanwhile."""
+
+PAUSES: Final[dict[str, str]] = {"TaskEscalated": "TaskResumed", "BudgetExhausted": "BudgetRaised"}
+"""What pauses a task -> what lets it go on from the step in which it stood."""
+
+
+class Pause(BaseModel):
+    """Why a task stands still and what lets it go on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Literal["escalated", "budget"]
+    role: str
+    reason: str
+    reason_code: str = ""
+    hint: str = ""
+    since_us: int = 0
+
+
+class Approval(BaseModel):
+    """A request for approval and what became of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    request_id: str
+    digest: str
+    expires_at_us: int
+    decision: Literal["open", "granted", "denied", "expired"] = "open"
+    operator: str = ""
+    self_approved: bool = False
+    decision_id: str | None = None
+
+
+class Release(BaseModel):
+    """What is live in an environment because of this task."""
+
+    model_config = ConfigDict(frozen=True)
+
+    digest: str
+    path: str
+    rolled_back: bool = False
+
+
+class TaskState(BaseModel):
+    """Everything a role may lean on, as a pure function of the task's events up to `sequence`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    task_id: str
+    sequence: int = 0
+    step: str = START
+    pause: Pause | None = None
+    cancel_requested: bool = False
+    cancel_reason: str = ""
+    cancel_operator: str = ""
+    since_us: int = 0
+    submitted_at_us: int = 0
+    ended_at_us: int | None = None
+
+    title: str = ""
+    description: str = ""
+    task_type: str = "change"
+    author: str = "model"
+    repository: str = ""
+    project_id: str = ""
+    project_digest: str = ""
+    base_commit: str = ""
+    submitter: str = ""
+    scope: tuple[str, ...] = ()
+    revisions_max: int = 3
+    budget: Budget = Field(default_factory=Budget)
+    corrections: dict[str, str] = Field(default_factory=dict)
+
+    plan_id: str | None = None
+    change_id: str | None = None
+    submission_id: str | None = None
+    review_id: str | None = None
+    revisions: int = 0
+    escalations: int = 0
+    head_commit: str | None = None
+    digest: str | None = None
+    branch: str | None = None
+    approval: Approval | None = None
+    releases: dict[str, Release] = Field(default_factory=dict)
+    outcome: str | None = None
+    outcome_code: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.step in ENDED
+
+    @property
+    def status(self) -> Status:
+        """The word for people and programs; `waiting` means that a person is awaited."""
+        if self.step in ENDED:
+            return self.step  # type: ignore[return-value]  # ENDED holds three of the status words
+        if self.pause is not None:
+            return "escalated" if self.pause.kind == "escalated" else "waiting"
+        row = awaited(self.step)
+        return "waiting" if row is not None and row.person else "running"
+
+
+def owner(state: TaskState) -> str | None:
+    """The role whose turn it is, or that asked the person who is awaited; None only before the start and at the end."""
+    if state.pause is not None and state.step not in ENDED:
+        return state.pause.role
+    row = awaited(state.step)
+    return row.owner if row else None
+
+
+def deadline_seconds(state: TaskState) -> int | None:
+    """How long the state may last from `since_us`; None where the task has ended."""
+    if state.pause is not None:
+        return ESCALATED_SECONDS
+    row = awaited(state.step)
+    return row.within_seconds if row else None
+
+
+def next_step(state: TaskState, type_: str) -> str | None:
+    """The step after an event of this type, or None where it is not legal now. Annotations leave the step as it is."""
+    if state.step in ENDED:
+        return None if moves(type_) else state.step
+    if not moves(type_):
+        return state.step
+    if type_ in ANYWHERE and state.step != START:
+        return ANYWHERE[type_]
+    if type_ in MOVELESS:
+        return state.step if state.step != START else None
+    if type_ in PAUSES:
+        return state.step if state.pause is None and state.step != START else None
+    if type_ == "TaskResumed":
+        return state.step if state.pause is not None and state.pause.kind == "escalated" else None
+    table = TRANSITIONS[state.step]
+    if state.pause is not None and type_ not in FACTS_OF_ACTS:
+        return None
+    if type_ in table:
+        return table[type_]
+    if type_ in FACTS_OF_ACTS and state.step != START:
+        return state.step
+    return None
+
+
+def moves(type_: str) -> bool:
+    """Whether events of this type may move a task's state; all others are annotations."""
+    return type_ in _MOVING
+
+
+def evolve(state: TaskState, event: Event, sequence: int) -> TaskState:
+    """The state after the event; raises Illegal where `TRANSITIONS` does not allow it."""
+    step = next_step(state, event.type)
+    if step is None:
+        standing = f"{state.step} ({state.pause.kind})" if state.pause else state.step
+        raise Illegal(f"{event.type} is not legal for task {state.task_id} in step {standing}")
+    changes: dict[str, Any] = {"sequence": sequence}
+    if step != state.step or event.type in PAUSES or event.type in PAUSES.values():
+        changes["since_us"] = event.envelope.time_us
+    changes["step"] = step
+    applier = _APPLY.get(event.type)
+    if applier is not None:
+        changes.update(applier(state, event))
+    if step in ENDED:
+        changes["pause"] = None
+        changes["ended_at_us"] = event.envelope.time_us
+    return state.model_copy(update=changes)
+
+
+def fold(task_id: str, events: Iterable[tuple[int, Event | None]], start: TaskState | None = None) -> TaskState:
+    """The state after all events, given as (sequence, event); None stands for an annotation not decoded here."""
+    state = start or TaskState(task_id=task_id)
+    for sequence, event in events:
+        state = state.model_copy(update={"sequence": sequence}) if event is None else evolve(state, event, sequence)
+    return state
+
+
+def _submitted(_: TaskState, event: Event) -> dict[str, Any]:
+    p: Any = event.payload
+    return {
+        "submission_id": event.id,
+        "submitted_at_us": event.envelope.time_us,
+        "title": p.title,
+        "description": p.description,
+        "task_type": p.task_type,
+        "author": p.author,
+        "repository": p.repository,
+        "project_id": p.project_id,
+        "project_digest": p.project_digest,
+        "base_commit": p.base_commit,
+        "submitter": p.submitter,
+        "scope": p.scope,
+        "revisions_max": p.revisions_max,
+        "budget": p.budget,
+    }
+
+
+def _planned(_: TaskState, event: Event) -> dict[str, Any]:
+    return {"plan_id": event.id}
+
+
+def _proposed(_: TaskState, event: Event) -> dict[str, Any]:
+    p: Any = event.payload
+    return {
+        "change_id": event.id,
+        "revisions": p.revision,
+        "head_commit": p.head_commit,
+        "digest": p.digest,
+        "branch": p.branch,
+    }
+
+
+def _reviewed(_: TaskState, event: Event) -> dict[str, Any]:
+    return {"review_id": event.id}
+
+
+def _asked(_: TaskState, event: Event) -> dict[str, Any]:
+    p: Any = event.payload
+    expires = int(p.expires_at.timestamp() * 1_000_000)
+    return {"approval": Approval(request_id=event.id, digest=p.digest, expires_at_us=expires)}
+
+
+def _decided(decision: str, state: TaskState, event: Event) -> dict[str, Any]:
+    if state.approval is None:
+        return {}
+    p: Any = event.payload
+    if p.request_id != state.approval.request_id or p.digest != state.approval.digest:
+        raise Illegal(f"{event.type} answers {p.request_id} over {p.digest}, asked was {state.approval.request_id}")
+    update = {
+        "decision": decision,
+        "operator": getattr(p, "operator", ""),
+        "self_approved": getattr(p, "self_approved", False),
+        "decision_id": event.id,
+    }
+    return {"approval": state.approval.model_copy(update=update)}
+
+
+def _granted(state: TaskState, event: Event) -> dict[str, Any]:
+    return _decided("granted", state, event)
+
+
+def _denied(state: TaskState, event: Event) -> dict[str, Any]:
+    return _decided("denied", state, event)
+
+
+def _expired(state: TaskState, event: Event) -> dict[str, Any]:
+    return _decided("expired", state, event)
+
+
+def _released(environment: str, state: TaskState, event: Event) -> dict[str, Any]:
+    p: Any = event.payload
+    return {"releases": {**state.releases, environment: Release(digest=p.digest, path=p.path)}}
+
+
+def _staging(state: TaskState, event: Event) -> dict[str, Any]:
+    return _released("staging", state, event)
+
+
+def _production(state: TaskState, event: Event) -> dict[str, Any]:
+    return _released("production", state, event)
+
+
+def _rolled_back(state: TaskState, event: Event) -> dict[str, Any]:
+    p: Any = event.payload
+    known = state.releases.get(p.environment)
+    release = known.model_copy(update={"rolled_back": True}) if known else None
+    return {"releases": {**state.releases, p.environment: release}} if release else {}
+
+
+def _cancel_requested(_: TaskState, event: Event) -> dict[str, Any]:
+    p: Any = event.payload
+    return {"cancel_requested": True, "cancel_reason": p.reason, "cancel_operator": p.operator}
+
+
+def _escalated(state: TaskState, event: Event) -> dict[str, Any]:
+    p: Any = event.payload
+    pause = Pause(
+        kind="escalated",
+        role=p.role,
+        reason=p.reason,
+        reason_code=p.reason_code,
+        hint=p.hint,
+        since_us=event.envelope.time_us,
+    )
+    return {"pause": pause, "escalations": state.escalations + 1}
+
+
+def _exhausted(state: TaskState, event: Event) -> dict[str, Any]:
+    p: Any = event.payload
+    role = p.role or event.envelope.role
+    reason = f"budget of {p.axis} is spent: {p.spent} of {p.limit}"
+    pause = Pause(
+        kind="budget",
+        role=role,
+        reason=reason,
+        reason_code=f"budget_{p.axis}",
+        hint=f"gavotte budget raise {state.task_id}",
+        since_us=event.envelope.time_us,
+    )
+    return {"pause": pause}
+
+
+def _resumed(state: TaskState, event: Event) -> dict[str, Any]:
+    p: Any = event.payload
+    changes: dict[str, Any] = {"pause": None, "corrections": {**state.corrections, **p.corrections}}
+    if "revisions_max" in p.corrections:
+        changes["revisions_max"] = int(p.corrections["revisions_max"])
+    for name in ("title", "description"):
+        if name in p.corrections:
+            changes[name] = p.corrections[name]
+    return changes
+
+
+def _raised(state: TaskState, event: Event) -> dict[str, Any]:
+    p: Any = event.payload
+    paused = state.pause is not None and state.pause.kind == "budget"
+    return {"budget": p.budget, **({"pause": None} if paused else {})}
+
+
+def _succeeded(_: TaskState, event: Event) -> dict[str, Any]:
+    p: Any = event.payload
+    return {"outcome": p.summary or "done", "outcome_code": "succeeded"}
+
+
+def _failed(_: TaskState, event: Event) -> dict[str, Any]:
+    p: Any = event.payload
+    return {"outcome": p.reason, "outcome_code": p.reason_code}
+
+
+def _cancelled(_: TaskState, event: Event) -> dict[str, Any]:
+    p: Any = event.payload
+    return {"outcome": p.reason or "cancelled", "outcome_code": "cancelled"}
+
+
+_APPLY: Final = {
+    "TaskSubmitted": _submitted,
+    "PlanProposed": _planned,
+    "ChangeProposed": _proposed,
+    "ReviewPassed": _reviewed,
+    "ApprovalRequested": _asked,
+    "ApprovalGranted": _granted,
+    "ApprovalDenied": _denied,
+    "ApprovalExpired": _expired,
+    "StagingDeployed": _staging,
+    "ProductionDeployed": _production,
+    "DeploymentRolledBack": _rolled_back,
+    "TaskCancelRequested": _cancel_requested,
+    "TaskEscalated": _escalated,
+    "BudgetExhausted": _exhausted,
+    "TaskResumed": _resumed,
+    "BudgetRaised": _raised,
+    "TaskSucceeded": _succeeded,
+    "TaskFailed": _failed,
+    "TaskCancelled": _cancelled,
+}
+
+_MOVING: Final = (
+    frozenset(type_ for row in TRANSITIONS.values() for type_ in row)
+    | frozenset(ANYWHERE)
+    | MOVELESS
+    | frozenset(PAUSES)
+    | frozenset(PAUSES.values())
+)
