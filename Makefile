@@ -33,7 +33,7 @@ format: dev ## let ruff lay out the code and fix what it can
 	$(BIN)/ruff format .
 
 schemas: dev ## write the Avro schemas of unreleased events from their classes
-	$(BIN)/python -m contracts.schemas
+	$(BIN)/python -m contracts.schemas.generate
 
 docs: dev ## write the generated parts of docs/ from the code
 	$(BIN)/python docs/generate.py
