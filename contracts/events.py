@@ -114,6 +114,7 @@ class Evidence(Fact):
     duration_ms: int = 0
     summary: str = ""
     sandbox: str = ""
+    report_digest: str = ""
 
 
 class PlanStep(Fact):

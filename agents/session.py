@@ -1,0 +1,169 @@
+"""One delivery's hold on the store: its durable start, its steps in program order, its acts on the world.
+
+A role never sees this; its tools do. The first step starts the delivery (lease, basis, starts + 1); a handler without
+steps never starts and stays on the fast path of one commit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from contracts import ids
+from contracts.errors import Fenced, Killed
+from state_store.fold import TaskState
+from state_store.port import Delivery, Effect, Encoded, StateStore, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a step gave: `result` is JSON text; a model call also says what it cost and which model answered."""
+
+    result: str
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost_microdollars: int = 0
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """The worst case of a step, held against the budget until its outcome is known."""
+
+    tokens: int = 0
+    cost_microdollars: int = 0
+
+
+class Session:
+    """The delivery at hand. `delivery.token` is 0 until the durable start."""
+
+    def __init__(
+        self,
+        store: StateStore,
+        delivery: Delivery,
+        state: TaskState,
+        consumed: Encoded | None,
+        steps: tuple[Step, ...] = (),
+    ) -> None:
+        self.store = store
+        self.delivery = delivery
+        self.state = state
+        self.consumed = consumed
+        self.began = False
+        self._recorded = {step.ordinal: step for step in steps if not step.abandoned}
+        self._ordinal = 0
+        self._state_digest = ""
+
+    async def begin(self) -> None:
+        """Write the durable start, once. Raises Fenced where another worker holds the task, Killed under a kill."""
+        if self.began:
+            return
+        started = await self.store.start(self.delivery, self.consumed)
+        if started.status == "killed":
+            raise Killed(started.detail or "a kill covers this task", hint="gavotte lift")
+        if started.status != "started":
+            raise Fenced(started.detail or f"task {self.delivery.task_id} is in other hands")
+        self.delivery = replace(self.delivery, token=started.token)
+        self.consumed = None
+        self.began = True
+        self._recorded.update({step.ordinal: step for step in started.steps if not step.abandoned})
+
+    async def step(
+        self,
+        kind: Literal["model", "tool", "value"],
+        name: str,
+        arguments: str,
+        run: Callable[[], Awaitable[Outcome]],
+        *,
+        why: str = "",
+        reserved: Reservation | None = None,
+        prompt: tuple[str, str] = ("", ""),
+    ) -> str:
+        """The step's result as JSON text: answered from the journal where it was done before, else run and recorded."""
+        await self.begin()
+        ordinal, self._ordinal = self._ordinal, self._ordinal + 1
+        digest = hashlib.sha256(f"{kind}\0{name}\0{arguments}".encode()).hexdigest()
+        known = self._recorded.get(ordinal)
+        if known is not None and known.arguments_digest == digest and known.outcome == "ok":
+            return known.result
+        held = reserved or Reservation()
+        intent = await self.store.step_intent(
+            self.delivery,
+            Step(
+                task_id=self.delivery.task_id,
+                cause_id=self.delivery.cause_id,
+                role=self.delivery.role,
+                ordinal=ordinal,
+                kind=kind,
+                name=name,
+                arguments=arguments,
+                arguments_digest=digest,
+                state_digest=self._digest_of_state(),
+                why=why,
+                began_at_us=ids.now_us(),
+                reserved_tokens=held.tokens,
+                reserved_cost_microdollars=held.cost_microdollars,
+                prompt=prompt[0],
+                prompt_hash=prompt[1],
+            ),
+        )
+        if intent.outcome == "ok":
+            return intent.result
+        try:
+            outcome = await run()
+        except Exception as error:
+            failed = replace(intent, outcome="error", error=f"{type(error).__name__}: {error}"[:4000])
+            await self.store.step_outcome(self.delivery, replace(failed, ended_at_us=ids.now_us()))
+            raise
+        done = replace(
+            intent,
+            outcome="ok",
+            result=outcome.result,
+            ended_at_us=ids.now_us(),
+            tokens_in=outcome.tokens_in,
+            tokens_out=outcome.tokens_out,
+            cost_microdollars=outcome.cost_microdollars,
+            model=outcome.model,
+        )
+        await self.store.step_outcome(self.delivery, done)
+        return outcome.result
+
+    async def value(self, name: str, make: Callable[[], Any]) -> Any:
+        """A clock reading, a random number or an id, the same on every rerun."""
+
+        async def run() -> Outcome:
+            return Outcome(json.dumps(make()))
+
+        return json.loads(await self.step("value", name, "{}", run))
+
+    async def act(
+        self,
+        key: str,
+        kind: str,
+        intent: dict[str, Any],
+        do: Callable[[int], Awaitable[dict[str, Any]]],
+        asked: Callable[[], Awaitable[dict[str, Any] | None]],
+    ) -> dict[str, Any]:
+        """An act on the world: intent, act, receipt, under a key free of attempt and ordinal.
+
+        `do(token)` acts and returns the receipt; `asked()` asks the world whether the act already happened and returns
+        its receipt or None. An intent found without a receipt is reconciled by asking, never blindly repeated.
+        """
+        await self.begin()
+        effect: Effect = await self.store.effect_intent(self.delivery, key, kind, json.dumps(intent, sort_keys=True))
+        if effect.receipt is not None:
+            known: dict[str, Any] = json.loads(effect.receipt)
+            return known
+        receipt = await asked()
+        if receipt is None:
+            receipt = await do(self.delivery.token)
+        await self.store.effect_receipt(key, json.dumps(receipt, sort_keys=True))
+        return receipt
+
+    def _digest_of_state(self) -> str:
+        if not self._state_digest:
+            self._state_digest = hashlib.sha256(self.state.model_dump_json().encode()).hexdigest()
+        return self._state_digest
