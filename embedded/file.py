@@ -1,0 +1,390 @@
+"""One SQLite file shared by processes: group commit under one lock, reads beside it, and errors that say what to do.
+
+Why it is built this way:
+- a commit costs a flush of the disk, whatever it holds: so all changes that wait when the lock is won share one
+  transaction (group commit), and nobody ever waits for a batch to fill;
+- SQLite up to 3.51.2 can corrupt a WAL file when connections write and checkpoint at once: so automatic
+  checkpoints are off, and every transaction and checkpoint of every process holds the lock `<name>.lock`;
+- `synchronous=NORMAL` loses acknowledged commits at power loss in WAL mode: so it is FULL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self, TypeVar
+
+import aiosqlite
+
+from contracts.errors import Corrupt, GavotteError, OutcomeUnknown, Refused, Unavailable
+from embedded.lock import FileLock
+
+T = TypeVar("T")
+
+LOCK_TIMEOUT_SECONDS: Final = 30.0
+BUSY_TIMEOUT_SECONDS: Final = 5.0
+CHANGES_PER_CHECKPOINT: Final = 4_000
+"""Rows changed by this process, plus some for each commit, after which it copies the WAL back into the file."""
+WAL_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Beyond this size a checkpoint also waits, a little, for readers, and empties the WAL file."""
+TRUNCATE_WAIT_MS: Final = 200
+
+PRAGMAS: Final = (
+    "PRAGMA synchronous=FULL",
+    "PRAGMA wal_autocheckpoint=0",
+    "PRAGMA temp_store=MEMORY",
+    "PRAGMA mmap_size=268435456",
+    "PRAGMA cache_size=-16384",
+    # so that INSERT OR REPLACE cannot slip past triggers that refuse DELETE
+    "PRAGMA recursive_triggers=ON",
+)
+
+
+class Database:
+    """A connection of this process to the shared file; belongs to the event loop that opened it.
+
+    Changes and queries are plain functions of a `sqlite3.Connection`; they run in a thread, must not commit, roll back
+    or run scripts, and may not keep the connection. Errors: Unavailable (disk full, lock or disk does not answer),
+    Refused (no permission), Corrupt; sqlite3.IntegrityError and mistakes in SQL come through as they are.
+    """
+
+    path: Path
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._process = os.getpid()
+        self._lock = FileLock(path.with_name(path.name + ".lock"))
+        self._writer = _Thread(self._connect_writer)
+        self._reader = _Thread(self._connect_reader)
+        self._changes: deque[_Waiting] = deque()
+        self._queries: deque[_Waiting] = deque()
+        self._writing: asyncio.Task[None] | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._since_checkpoint = 0
+        self._closed = False
+
+    @classmethod
+    async def open(cls, path: Path, *, schema: Sequence[str] = ()) -> Self:
+        """Open or create the file (and its folder); each schema is a script of idempotent statements, run in order."""
+        _make_folder(path)
+        database = cls(path)
+        try:
+            await database._writer
+            await database._writer.run(lambda: database._prepare(schema))
+            await database._reader
+        except BaseException as error:
+            await database.close()
+            if isinstance(error, sqlite3.Error):
+                raise _explained(error, path) from error
+            raise
+        return database
+
+    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Run the query on a snapshot of the last commit. Reads asked for meanwhile share one thread hop."""
+        waiting = self._enqueue(self._queries, query)
+        if self._reading is None:
+            self._reading = asyncio.get_running_loop().create_task(self._read_queued())
+        result: T = await waiting.future
+        return result
+
+    async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        """Run the change in the next group commit; returns what it returned once that is durable.
+
+        An exception raised by the change undoes this change only, and is raised here. OutcomeUnknown means
+        that COMMIT itself failed: the change may or may not be there; look before repeating it.
+        """
+        waiting = self._enqueue(self._changes, change)
+        if self._writing is None:
+            self._writing = asyncio.get_running_loop().create_task(self._write_queued())
+        result: T = await waiting.future
+        return result
+
+    async def close(self) -> None:
+        """Finish what is queued, then close; the last process to close folds the WAL into the file. Safe twice."""
+        if self._closed:
+            return
+        self._closed = True
+        for task in (self._writing, self._reading):
+            if task is not None:
+                await task
+        with contextlib.suppress(sqlite3.Error):
+            await self._reader.finish(lambda: None)
+        # the last connection's close is a checkpoint: it needs the lock
+        with contextlib.suppress(sqlite3.Error, Unavailable):
+            await self._writer.finish(lambda: self._lock.acquire(LOCK_TIMEOUT_SECONDS))
+        self._lock.close()
+
+    def _enqueue(self, queue: deque[_Waiting], function: Callable[[sqlite3.Connection], Any]) -> _Waiting:
+        if self._closed:
+            raise Unavailable(f"{self.path} is closed in this process")
+        if os.getpid() != self._process:
+            raise Unavailable(f"{self.path} was opened before a fork", hint="open it in the child")
+        waiting = _Waiting(function, asyncio.get_running_loop().create_future())
+        queue.append(waiting)
+        return waiting
+
+    async def _write_queued(self) -> None:
+        try:
+            while self._changes:
+                _settle(await self._writer.run(self._commit_queued))
+                if self._since_checkpoint >= CHANGES_PER_CHECKPOINT:
+                    await self._writer.run(self._checkpoint)
+        finally:
+            self._writing = None
+
+    async def _read_queued(self) -> None:
+        try:
+            while self._queries:
+                _settle(await self._reader.run(self._answer_queued))
+        finally:
+            self._reading = None
+
+    # below: in the threads
+
+    def _connect_writer(self) -> sqlite3.Connection:
+        self._lock.acquire(LOCK_TIMEOUT_SECONDS)
+        try:
+            connection = _connect(f"{self.path.absolute().as_uri()}?mode=rwc")
+            mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+        finally:
+            self._lock.release()
+        if mode != "wal":
+            raise Refused(f"{self.path} cannot use a write-ahead log here", hint="put the data folder on a local disk")
+        return connection
+
+    def _connect_reader(self) -> sqlite3.Connection:
+        """Read-only, so that it can never be the one that checkpoints when it is closed or lost."""
+        return _connect(f"{self.path.absolute().as_uri()}?mode=ro")
+
+    def _prepare(self, schema: Sequence[str]) -> None:
+        connection = self._writer.connection
+        self._lock.acquire(LOCK_TIMEOUT_SECONDS)
+        try:
+            for script in schema:
+                connection.executescript(f"BEGIN IMMEDIATE;\n{script}\n;COMMIT;")
+        finally:
+            if connection.in_transaction:
+                connection.rollback()
+            self._lock.release()
+
+    def _commit_queued(self) -> list[_Settled]:
+        """Take what waits once the lock is won, and commit it together. Errors are returned, each with its change."""
+        try:
+            self._lock.acquire(LOCK_TIMEOUT_SECONDS)
+        except GavotteError as error:
+            return [_Settled(waiting, None, error) for waiting in _take(self._changes)]
+        try:
+            return self._commit(self._writer.connection, _take(self._changes))
+        finally:
+            self._lock.release()
+
+    def _commit(self, connection: sqlite3.Connection, batch: list[_Waiting]) -> list[_Settled]:
+        if not batch:
+            return []
+        before = connection.total_changes
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            settled = [self._apply(connection, waiting) for waiting in batch]
+            _commit_or_doubt(connection, self.path)
+        except BaseException as error:  # noqa: BLE001  # whatever it is, those who wait must hear of it
+            with contextlib.suppress(sqlite3.Error):
+                connection.rollback()
+            explained = _explained(error, self.path)
+            return [_Settled(waiting, None, explained) for waiting in batch]
+        self._since_checkpoint += connection.total_changes - before + 8
+        return settled
+
+    def _apply(self, connection: sqlite3.Connection, waiting: _Waiting) -> _Settled:
+        """Run one change in a savepoint of its own."""
+        connection.execute("SAVEPOINT change")
+        try:
+            result = waiting.function(connection)
+            _check_untouched(connection)
+        except BaseException as error:
+            if not connection.in_transaction:  # SQLite gave the whole transaction up: nobody's change is there
+                raise
+            connection.execute("ROLLBACK TO change")
+            connection.execute("RELEASE change")
+            return _Settled(waiting, None, _explained(error, self.path))
+        connection.execute("RELEASE change")
+        return _Settled(waiting, result, None)
+
+    def _checkpoint(self) -> None:
+        """Copy the WAL back into the file; skipped while another process is at work, and tried again later."""
+        self._since_checkpoint = CHANGES_PER_CHECKPOINT // 2
+        if not self._lock.try_acquire():
+            return
+        connection = self._writer.connection
+        try:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if _size(self.path.with_name(self.path.name + "-wal")) > WAL_BYTES_MAX:
+                connection.execute(f"PRAGMA busy_timeout={TRUNCATE_WAIT_MS}")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._since_checkpoint = 0
+        except sqlite3.Error:  # nothing is lost: it is all in the WAL, and commits will say what is wrong
+            return
+        finally:
+            connection.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_SECONDS * 1000)}")
+            self._lock.release()
+
+    def _answer_queued(self) -> list[_Settled]:
+        """Answer all queries that wait, from one snapshot."""
+        connection = self._reader.connection
+        batch = _take(self._queries)
+        try:
+            connection.execute("BEGIN")
+            settled = [_answer(connection, waiting, self.path) for waiting in batch]
+            connection.execute("COMMIT")
+        except BaseException as error:  # noqa: BLE001  # whatever it is, those who wait must hear of it
+            with contextlib.suppress(sqlite3.Error):
+                connection.rollback()
+            explained = _explained(error, self.path)
+            return [_Settled(waiting, None, explained) for waiting in batch]
+        return settled
+
+
+class _Waiting(NamedTuple):
+    """A change or query, and the one who waits for it."""
+
+    function: Callable[[sqlite3.Connection], Any]
+    future: asyncio.Future[Any]
+
+
+class _Settled(NamedTuple):
+    """What became of a change or query."""
+
+    waiting: _Waiting
+    result: Any
+    error: BaseException | None
+
+
+class _Thread(aiosqlite.Connection):
+    """A connection in a thread of its own, used for one function per hop.
+
+    The thread is a daemon: a process that dies without closing must not hang in its exit.
+    """
+
+    def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
+        super().__init__(connector, iter_chunk_size=64)
+        self._thread.daemon = True
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        return self._conn
+
+    async def run(self, function: Callable[[], T]) -> T:
+        """Run the function in the thread."""
+        result: T = await self._execute(function)  # type: ignore[no-untyped-call]  # aiosqlite's one way into its thread
+        return result
+
+    async def finish(self, before: Callable[[], None]) -> None:
+        """Run the function, then close the connection and end the thread; harmless if it never opened."""
+        if self._connection is None:
+            return
+        try:
+            await self.run(before)
+        finally:
+            await self.close()
+
+
+def _connect(uri: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        uri,
+        uri=True,
+        isolation_level=None,
+        timeout=BUSY_TIMEOUT_SECONDS,
+        cached_statements=512,
+        check_same_thread=False,
+    )
+    try:
+        for pragma in PRAGMAS:
+            connection.execute(pragma)
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _take(queue: deque[_Waiting]) -> list[_Waiting]:
+    """All that waits now, but for those whose callers have gone."""
+    return [waiting for waiting in (queue.popleft() for _ in range(len(queue))) if not waiting.future.done()]
+
+
+def _settle(settled: list[_Settled]) -> None:
+    for (_, future), result, error in settled:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+
+def _answer(connection: sqlite3.Connection, waiting: _Waiting, path: Path) -> _Settled:
+    try:
+        return _Settled(waiting, waiting.function(connection), None)
+    except BaseException as error:  # noqa: BLE001  # it is the caller's, and raised there
+        return _Settled(waiting, None, _explained(error, path))
+
+
+def _check_untouched(connection: sqlite3.Connection) -> None:
+    if not connection.in_transaction:
+        raise RuntimeError("a change ended the transaction that it shares: no commit, rollback or executescript in it")
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(
+            f"cannot make the folder {path.parent}: {error.strerror}", hint="choose another with --data"
+        ) from error
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _commit_or_doubt(connection: sqlite3.Connection, path: Path) -> None:
+    try:
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        reason = _explained(error, path)
+        hint = reason.hint if isinstance(reason, GavotteError) else "look whether it is there before repeating it"
+        raise OutcomeUnknown(f"a commit to {path} was not confirmed: {error}", hint=hint) from error
+
+
+def _explained(error: BaseException, path: Path) -> BaseException:
+    """SQLite's troubles with the file as errors that a person or the retry table can act on; others as they are."""
+    if isinstance(error, StopIteration):  # a future cannot carry it
+        return RuntimeError("a change or query let StopIteration escape")
+    if not isinstance(error, sqlite3.Error):
+        return error
+    primary = getattr(error, "sqlite_errorcode", -1) & 0xFF
+    match primary:
+        case sqlite3.SQLITE_FULL:
+            return Unavailable(f"no space left for {path}", hint="free disk space; nothing recorded is lost")
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_AUTH:
+            return Refused(
+                f"cannot write {path}: {error}", hint="this user needs write permission on it and its folder"
+            )
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return Corrupt(
+                f"{path} is damaged: {error}", hint="stop all agents and restore the data folder from a copy"
+            )
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED | sqlite3.SQLITE_IOERR | sqlite3.SQLITE_PROTOCOL:
+            return Unavailable(
+                f"{path} does not answer: {error}", hint="is the disk healthy, or another program in it?"
+            )
+        case sqlite3.SQLITE_NOMEM:
+            return Unavailable(f"no memory left for {path}")
+        case _:
+            return error
