@@ -29,11 +29,12 @@ HEAVY = {
 }
 # fmt: on
 
-VAGUE = {"base", "common", "helper", "helpers", "manager", "managers", "misc", "util", "utils"}
+VAGUE = {"common", "helper", "helpers", "manager", "managers", "misc", "util", "utils"}
 
 FILE_LINES_MAX = 600
 LONGER_FILES: dict[str, tuple[int, str]] = {
     # path: (lines at most, why it is not two files)
+    "agents/tools/confinement.py": (700, "a bare interpreter runs this one file inside the walls that it builds"),
     "agents/worker.py": (250, "the life of one delivery fits one reading; what grows here belongs beside it"),
 }
 FUNCTION_LINES_MAX = 60
@@ -99,8 +100,9 @@ def test_names_are_nouns_of_the_field() -> None:
     for path in python():
         words = set(re.split(r"[_.]", path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "_")))
         faults += [f"{name_of(path)}: {word}" for word in sorted(words & VAGUE)]
+        faults += [name_of(path)] if path.stem == "base" else []
         for node in ast.walk(tree(path)):
-            if isinstance(node, ast.ClassDef) and re.search(r"(Base|Common|Helper|Manager|Util)s?$", node.name):
+            if isinstance(node, ast.ClassDef) and re.search(r"^Base[A-Z]|(Common|Helper|Manager|Util)s?$", node.name):
                 faults.append(f"{name_of(path)}:{node.lineno}: class {node.name}")
     fail_on(faults, "Name it for what it is in docs/glossary.md, not for being of help:")
 

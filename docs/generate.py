@@ -1,0 +1,291 @@
+"""Writes the parts of the pages that follow from the code: `make docs`; a test fails where a page is out of date.
+
+Each part stands between `<!-- generated: NAME -->` and `<!-- end: NAME -->`; all else on a page is written by hand.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+sys.path.insert(0, str(ROOT))
+
+from agents.settings import described  # noqa: E402
+from contracts import errors, events  # noqa: E402
+from contracts.topology import AWAITED, Topology, dead_letter_topic  # noqa: E402
+from state_store.fold import ANYWHERE, PAUSES, START, TRANSITIONS  # noqa: E402
+
+TOPOLOGY = Topology()
+
+
+# -- words and tables ------------------------------------------------------------------------------------------------
+
+
+def sentence(thing: object) -> str:
+    """The first paragraph of a docstring on one line."""
+    return " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A Markdown table; pipes in cells are escaped."""
+    lines = ["| " + " | ".join(head) + " |"]
+    lines.append("|" + " - |" * len(lines[0].split(" | ")))
+    lines += [
+        "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def code(words: Iterable[str]) -> str:
+    """Names as code, in a row."""
+    return ", ".join(f"`{word}`" for word in words) or "nobody"
+
+
+def span(seconds: int) -> str:
+    """A duration as a person says it."""
+    for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds % size == 0 and seconds >= size:
+            count = seconds // size
+            return f"{count} {unit}{'s' if count > 1 else ''}"
+    return f"{seconds} seconds"
+
+
+def type_name(annotation: Any) -> str:
+    """An annotation in short, without module names."""
+    if annotation is type(None):
+        return "null"
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return type_name(args[0])
+    if origin is typing.Literal:
+        return " or ".join(f'"{arg}"' for arg in args)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(type_name(arg) for arg in args)
+    if origin is tuple:
+        return f"list of {type_name(args[0])}"
+    if origin is dict:
+        return f"map of {type_name(args[1])}"
+    if origin is not None:
+        return f"{origin.__name__} of {', '.join(type_name(arg) for arg in args)}"
+    return {"str": "text", "int": "integer", "float": "number", "bool": "yes or no", "datetime": "time"}.get(
+        getattr(annotation, "__name__", str(annotation)),
+        getattr(annotation, "__name__", str(annotation)),
+    )
+
+
+def default_of(field: Any) -> str:
+    """What a field is when it is not given; `required` where it must be."""
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if value is None or value in ("", (), {}):
+        return "empty"
+    return f"`{value}`" if isinstance(value, str | int | float | bool) else "see below"
+
+
+def fields(model: Any) -> str:
+    """The fields of a pydantic class as a table."""
+    rows = [(f"`{name}`", type_name(f.annotation), default_of(f)) for name, f in model.model_fields.items()]
+    return table(("field", "type", "default"), rows)
+
+
+# -- contracts ---------------------------------------------------------------------------------------------------------
+
+
+def event_pages() -> str:
+    """Every event: what it says, who says it, who listens, what it carries."""
+    parts = []
+    for cls in events.EVENTS:
+        type_, version = cls.event_type(), cls.event_version()
+        signed = "; signed by an operator" if type_ in events.SIGNED_TYPES else ""
+        said = f"Emitted by {code(TOPOLOGY.producers(type_))}; consumed by {code(TOPOLOGY.consumers(type_))}"
+        schema = f"[schema](../contracts/schemas/{type_}/v{version}.avsc)"
+        about = f"{said}; trust `{cls.TRUST}`{signed}. Version {version}: {schema}."
+        parts += [f"### {type_}", sentence(cls), about, fields(cls)]
+    return "\n\n".join(parts)
+
+
+def record_pages() -> str:
+    """The records that events carry inside."""
+    found = [
+        cls
+        for cls in vars(events).values()
+        if isinstance(cls, type) and issubclass(cls, events.Fact) and not issubclass(cls, events.Payload)
+    ]
+    parts = [
+        part for cls in found if cls is not events.Fact for part in (f"### {cls.__name__}", sentence(cls), fields(cls))
+    ]
+    return "\n\n".join(parts)
+
+
+def said_on(topic: str) -> list[str]:
+    """The event types that travel on a topic."""
+    producer = topic.split(".")[1]
+    return [cls.event_type() for cls in events.EVENTS if producer in TOPOLOGY.producers(cls.event_type())]
+
+
+def topics() -> str:
+    """The topics, who alone writes each, and what travels on it."""
+    rows = [(f"`{topic}`", f"`{topic.split('.')[1]}`", code(said_on(topic))) for topic in TOPOLOGY.topics()]
+    return table(("topic", "written by", "events"), rows)
+
+
+def groups() -> str:
+    """The consumer group of each role and where its letters go."""
+    rows = []
+    for agent in TOPOLOGY.agents:
+        letters = dead_letter_topic("<topic>", agent.group)
+        rows.append((f"`{agent.group}`", code(agent.consumes), code(TOPOLOGY.topics_for(agent.role)), f"`{letters}`"))
+    return table(("group", "consumes", "subscribes to", "dead letters"), rows)
+
+
+def dance() -> str:
+    """The way of a task through the roles, drawn from the topology."""
+    lines = ["```mermaid", "flowchart LR", "  you((you))"]
+    lines += [f"  {agent.role}[{agent.role.capitalize()}]" for agent in TOPOLOGY.agents]
+    heard = {type_ for type_ in events.SIGNED_TYPES if type_ not in ("ApprovalGranted", "ApprovalDenied")}
+    for cls in events.EVENTS:
+        type_ = cls.event_type()
+        if type_ in heard or len(TOPOLOGY.consumers(type_)) == len(TOPOLOGY.agents):
+            continue
+        for producer in TOPOLOGY.producers(type_):
+            origin = producer if producer not in ("tasks", "operator") else "you"
+            lines += [f"  {origin} -- {type_} --> {role}" for role in TOPOLOGY.consumers(type_)]
+    lines += ["  deploy -. ApprovalRequested .-> you", "  deploy -. TaskSucceeded .-> you", "```"]
+    return "\n".join(lines)
+
+
+def steps() -> str:
+    """The legal moves of a task, drawn from the table that the store enforces."""
+    lines = ["```mermaid", "stateDiagram-v2"]
+    for step, moves in TRANSITIONS.items():
+        origin = "[*]" if step == START else step
+        lines += [f"  {origin} --> {target}: {type_}" for type_, target in moves.items()]
+    ends = ["succeeded", *ANYWHERE.values()]
+    lines += [f"  {end} --> [*]" for end in ends]
+    lines.append("```")
+    anywhere = ", ".join(f"`{type_}`" for type_ in ANYWHERE)
+    pauses = ", ".join(f"`{type_}` (until `{resume}`)" for type_, resume in PAUSES.items())
+    return "\n".join([*lines, "", f"In every step that has not ended: {anywhere}. Pauses, in every step: {pauses}."])
+
+
+def awaited() -> str:
+    """Whose turn it is in each step, and by when."""
+    rows = [
+        (
+            f"`{row.step}`",
+            f"`{row.owner}`" + (" (a person)" if row.person else ""),
+            code(row.awaits),
+            span(row.within_seconds),
+        )
+        for row in AWAITED
+    ]
+    return table(("step", "whose turn", "awaited", "within"), rows)
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+def setting_table() -> str:
+    """Every setting: its key in the file, its variable, its default and what it is."""
+    rows = [
+        (f"`{key}`", f"`GAVOTTE_{key.upper().replace('.', '__')}`", f"`{default}`" if default else "empty", text)
+        for key, default, text in described()
+    ]
+    return table(("key", "variable", "default", "what it is"), rows)
+
+
+# -- commands ----------------------------------------------------------------------------------------------------------
+
+
+def parameter_row(parameter: Any) -> tuple[str, str]:
+    """An argument or option and its help."""
+    names = parameter.opts + parameter.secondary_opts
+    shown = parameter.name.upper() if parameter.param_type_name == "argument" else ", ".join(names)
+    help_text = " ".join((getattr(parameter, "help", None) or "").split())
+    return f"`{shown}`", help_text + (" Required." if parameter.required else "")
+
+
+def command_pages() -> str:
+    """Every command: what it does, its arguments and options."""
+    from typer.main import get_command
+
+    from console.cli.main import app
+
+    parts: list[str] = []
+
+    def visit(command: Any, path: str) -> None:
+        words = " ".join((command.help or "").replace("\b", "").split())
+        subcommands = dict(getattr(command, "commands", {}))
+        if path != "gavotte" or not subcommands:
+            parts.extend([f"### {path}", words] if words else [f"### {path}"])
+        if own := [parameter_row(p) for p in command.params if not getattr(p, "hidden", False)]:
+            parts.append(table(("parameter", "what it is"), own))
+        for name, further in subcommands.items():
+            if not further.hidden:
+                visit(further, f"{path} {name}")
+
+    visit(get_command(app), "gavotte")
+    return "\n\n".join(parts)
+
+
+# -- errors ------------------------------------------------------------------------------------------------------------
+
+
+def error_classes() -> list[type[errors.GavotteError]]:
+    """All error classes in the order of their file."""
+    found = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, errors.GavotteError)]
+    return [cls for cls in found if cls.__module__ == errors.__name__]
+
+
+def error_table() -> str:
+    """Each error: its code, what it means, what the command line exits with."""
+    rows = [(f"`{cls.code}`", f"`{cls.__name__}`", sentence(cls), cls.exit_code) for cls in error_classes()]
+    return table(("code", "class", "what it says", "exit code"), rows)
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "awaited": awaited,
+    "commands": command_pages,
+    "dance": dance,
+    "errors": error_table,
+    "events": event_pages,
+    "groups": groups,
+    "records": record_pages,
+    "settings": setting_table,
+    "steps": steps,
+    "topics": topics,
+}
+
+MARKED = re.compile(r"(<!-- generated: (?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- end: (?P=name) -->)", re.DOTALL)
+
+
+def rendered(text: str) -> str:
+    """A page with its generated parts made anew."""
+
+    def part(match: re.Match[str]) -> str:
+        return f"{match.group(1)}\n{PARTS[match.group('name')]()}\n\n{match.group(4)}"
+
+    return MARKED.sub(part, text)
+
+
+def pages() -> list[Path]:
+    """Every page that may hold generated parts."""
+    return [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+
+
+if __name__ == "__main__":
+    for page in pages():
+        before = page.read_text()
+        after = rendered(before)
+        if after != before:
+            page.write_text(after)
+            print(f"wrote {page.relative_to(ROOT)}")
