@@ -68,10 +68,11 @@ class StoreSettings(Section):
 class ModelSettings(Section):
     """Who answers where a role asks a model."""
 
-    script: Path | None = Field(
-        default=None,
-        description="A file of answers for a scripted model: no AI is called. Empty: no model, only `command` and `patch`.",
+    provider: Literal["none", "scripted"] = Field(
+        default="none",
+        description="`none`: tasks by `command` and `patch` only. `scripted`: answers from a file, no AI is called.",
     )
+    script: Path | None = Field(default=None, description="The file of answers for the provider `scripted`.")
     api_key: SecretStr | None = Field(
         default=None,
         description="The key of the provider; also from the file that `GAVOTTE_MODEL__API_KEY_FILE` names.",
