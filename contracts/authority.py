@@ -87,16 +87,22 @@ def key_id(public: str) -> str:
 
 
 class Keyring:
-    """Public keys of operators, base64, one a line in a file; agents verify with it."""
+    """Public keys of operators, base64, one a line in a file that is read again when a new key appears."""
 
-    def __init__(self, publics: tuple[str, ...]) -> None:
+    def __init__(self, publics: tuple[str, ...] = (), path: Path | None = None) -> None:
+        self._path = path
         self._keys = {key_id(public): public for public in publics}
 
     @classmethod
-    def load(cls, path: Path) -> Keyring:
-        if not path.exists():
-            return cls(())
-        return cls(tuple(line.strip() for line in path.read_text().splitlines() if line.strip()))
+    def at(cls, path: Path) -> Keyring:
+        """The keyring of a file; an absent file holds no keys yet."""
+        return cls((), path)
+
+    def _public(self, wanted: str) -> str | None:
+        if wanted not in self._keys and self._path is not None and self._path.exists():
+            lines = (line.strip() for line in self._path.read_text().splitlines())
+            self._keys = {key_id(line): line for line in lines if line}
+        return self._keys.get(wanted)
 
     def verify(self, event: Event, now_us: int) -> None:
         """That a known operator signed exactly this and it has not expired; raises Unverified."""
@@ -106,7 +112,7 @@ class Keyring:
         signature = signature_of(event.payload)
         if signature is None:
             raise Unverified(f"{event.type} {event.id} is not signed")
-        public = self._keys.get(signature.key_id)
+        public = self._public(signature.key_id)
         if public is None:
             raise Unverified(f"{event.type} {event.id} is signed by an unknown key {signature.key_id}")
         try:

@@ -389,6 +389,7 @@ _APPLY: Final = {
     "PlanProposed": _planned,
     "ChangeProposed": _proposed,
     "ReviewPassed": _reviewed,
+    "ChangesRequested": _reviewed,
     "ApprovalRequested": _asked,
     "ApprovalGranted": _granted,
     "ApprovalDenied": _denied,

@@ -1,0 +1,123 @@
+"""The coding role: turns a plan into a commit on the task's branch, and a review's findings into the next one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agents.tools.coding_tools import (
+    Authored,
+    CodingTools,
+    CommandRequest,
+    CommitRequest,
+    EditsOnBase,
+    FilesRequest,
+    PatchOnBase,
+)
+from contracts.envelope import Event
+from contracts.events import ChangeProposed, Finding, TaskEscalated, TaskFailed
+from contracts.prompts import Prompt
+
+
+async def handle(event: Event, state: Any, tools: CodingTools, prompt: Prompt) -> list[Event]:
+    """Answer a plan or a request for changes with a change, or say why there is none."""
+    findings = await asked_for(event, state, tools)
+    if state.step == "revising" and state.author != "model":
+        return [event.cause(TaskFailed(reason=turned_down(findings), reason_code="changes_requested"))]
+    if state.step == "revising" and state.revisions >= state.revisions_max:
+        return [event.cause(out_of_revisions(state, findings))]
+    revision = state.revisions + 1
+    submission: Any = (await tools.recall(state.submission_id)).payload
+    if state.author == "command":
+        authored = await tools.run_command(
+            CommandRequest(base=state.base_commit, command=submission.command), why="the task's author is this command"
+        )
+    elif state.author == "patch":
+        diff = await tools.text(submission.patch)
+        authored = await tools.apply_patch(PatchOnBase(base=state.base_commit, diff=diff), why="the task brings its patch")
+        if authored.problem:
+            return [event.cause(await unapplied(state, tools, diff, authored, revision))]
+    else:
+        authored = await write(state, tools, prompt, findings)
+    if authored.problem or authored.diff is None:
+        return [event.cause(no_change(state, authored))]
+    evidence = None
+    if state.author == "model":
+        evidence = await tools.try_tests(CommitRequest(commit=authored.head_commit), why="see what the tests say")
+    return [
+        event.cause(
+            ChangeProposed(
+                revision=revision,
+                author=state.author,
+                summary=state.title,
+                base_commit=state.base_commit,
+                head_commit=authored.head_commit,
+                branch=authored.branch,
+                digest=authored.digest,
+                files=authored.files,
+                diff=authored.diff,
+                evidence=evidence,
+            )
+        )
+    ]
+
+
+async def asked_for(event: Event, state: Any, tools: CodingTools) -> tuple[Finding, ...]:
+    """What the last review found, also where a person resumed the task after it."""
+    if state.step != "revising":
+        return ()
+    review: Any = event.payload if event.type == "ChangesRequested" else (await tools.recall(state.review_id)).payload
+    findings: tuple[Finding, ...] = review.findings
+    return findings
+
+
+async def write(state: Any, tools: CodingTools, prompt: Prompt, findings: tuple[Finding, ...]) -> Authored:
+    """Ask the model for edits and apply them to the base."""
+    plan: Any = (await tools.recall(state.plan_id)).payload
+    shown = await tools.read_files(
+        FilesRequest(commit=state.base_commit, paths=(*plan.files, *plan.tests)), why="read the files of the plan"
+    )
+    draft = await tools.draft_change(prompt, plan.summary, shown.texts, findings, turn=state.revisions)
+    return await tools.apply_edits(
+        EditsOnBase(base=state.base_commit, summary=draft.summary, edits=draft.edits), why="apply the model's edits"
+    )
+
+
+async def unapplied(state: Any, tools: CodingTools, diff: str, authored: Authored, revision: int) -> ChangeProposed:
+    """A patch that does not apply is proposed as it came: the gate `applies` turns it down with git's reason."""
+    return ChangeProposed(
+        revision=revision,
+        author=state.author,
+        summary=authored.problem,
+        base_commit=state.base_commit,
+        head_commit=state.base_commit,
+        branch="",
+        digest="",
+        diff=await tools.keep(diff),
+    )
+
+
+def no_change(state: Any, authored: Authored) -> TaskFailed | TaskEscalated:
+    """Nothing to propose: a model's task asks a person, any other ends."""
+    reason = authored.problem or "there is no change"
+    if authored.output.strip():
+        reason = f"{reason}: {authored.output.strip()[-500:]}"
+    if state.author == "model":
+        hint = f"gavotte resume {state.task_id} --set description=..."
+        return TaskEscalated(role="coding", reason=reason, reason_code=authored.problem_code or "no_change", hint=hint)
+    return TaskFailed(reason=reason, reason_code=authored.problem_code or "no_change")
+
+
+def turned_down(findings: tuple[Finding, ...]) -> str:
+    """The review's reasons in one line: a given command or patch cannot be revised."""
+    said = [f"{f.gate}: {f.message}" for f in findings if f.severity in {"blocker", "major"}][:3]
+    return "review turned the change down: " + ("; ".join(said) or "see the findings")
+
+
+def out_of_revisions(state: Any, findings: tuple[Finding, ...]) -> TaskEscalated:
+    """The cap on revisions is spent: a person decides whether to allow more."""
+    return TaskEscalated(
+        role="coding",
+        reason=f"{state.revisions} of {state.revisions_max} revisions were turned down; last: {turned_down(findings)}",
+        reason_code="revisions_spent",
+        hint=f"gavotte resume {state.task_id} --set revisions_max={state.revisions_max + 2}",
+    )

@@ -1,0 +1,137 @@
+"""The deploy role's tools: release a reviewed tree, deliver its branch. Each act has a semantic key and acts once.
+
+The role reads no free text: environments, commits and digests are all it handles.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from agents.tools.evidence import choose_project_sandbox, project_environment
+from agents.tools.releases import Health, Released, ReleaseTarget
+from agents.tools.sandbox import Limits
+from agents.tools.toolbox import Toolbox, tool
+from contracts import ids
+from contracts.project import Project
+
+
+class ReleaseRequest(BaseModel):
+    """Exactly what shall go live, and where. `round` counts the times a person let the release be tried again."""
+
+    environment: Literal["staging", "production"]
+    commit: str
+    digest: str
+    round: int = 0
+
+
+class ReleaseResult(BaseModel):
+    """What is live now. `healthy` False means that the release was taken back."""
+
+    path: str
+    digest: str
+    previous_digest: str | None = None
+    healthy: bool = True
+    health: str = ""
+    effect_key: str = ""
+
+
+class DeliverRequest(BaseModel):
+    """Which commit becomes the branch `gavotte/<task>` of the user's repository."""
+
+    commit: str
+
+
+class Delivery(BaseModel):
+    """The branch as it stands in the user's repository."""
+
+    branch: str
+
+
+class DeployTools(Toolbox):
+    """Two acts on the world, each intended, done and receipted."""
+
+    @tool
+    async def release(self, arguments: ReleaseRequest) -> ReleaseResult:
+        """Make a tree live in an environment, check its health, take it back where it fails."""
+        project = await self.project()
+        task_id = self.session.delivery.task_id
+        target = ReleaseTarget(self._target(project, arguments.environment))
+        key = f"release:{task_id}:{arguments.environment}:{arguments.digest}"
+        if arguments.round:
+            key = f"{key}:{arguments.round}"
+
+        async def do(token: int) -> dict[str, Any]:
+            released = await target.release(
+                task_id=task_id,
+                effect_id=key,
+                digest=arguments.digest,
+                token=token,
+                time_us=ids.now_us(),
+                export=lambda folder: self.resources.git.export(arguments.commit, folder),
+                health=(lambda folder: self._health(project, folder)) if project.settings.health else None,
+            )
+            return _receipt(released)
+
+        async def asked() -> dict[str, Any] | None:
+            return None  # the target answers a repeated key from its own ledger, so asking is acting
+
+        receipt = await self.session.act(key, "release", arguments.model_dump(), do, asked)
+        return ReleaseResult(
+            path=str(target.path),
+            digest=arguments.digest,
+            previous_digest=receipt["previous_digest"],
+            healthy=receipt["healthy"],
+            health=receipt["health"],
+            effect_key=key,
+        )
+
+    @tool
+    async def deliver(self, arguments: DeliverRequest) -> Delivery:
+        """Add the task's commit to the user's repository as one new branch."""
+        project = await self.project()
+        task_id = self.session.delivery.task_id
+        key = f"deliver:{task_id}:{arguments.commit}"
+
+        async def do(token: int) -> dict[str, Any]:
+            del token
+            delivered = await self.resources.git.deliver(Path(project.path), task_id, arguments.commit)
+            return dataclasses.asdict(delivered)
+
+        async def asked() -> dict[str, Any] | None:
+            return None  # the ref is compare-and-set: where it already holds the commit nothing is done
+
+        receipt = await self.session.act(key, "deliver", arguments.model_dump(), do, asked)
+        return Delivery(branch=str(receipt["ref"]).removeprefix("refs/heads/"))
+
+    # -- inside
+
+    def _target(self, project: Project, environment: str) -> Path:
+        configured = project.settings.staging if environment == "staging" else project.settings.production
+        return Path(configured) if configured else self.resources.releases / project.name / environment
+
+    async def _health(self, project: Project, folder: Path) -> Health:
+        sandbox = await choose_project_sandbox(self.resources)
+        ran = await sandbox.run(
+            project.settings.health,
+            tree=folder,
+            environment=project_environment(project),
+            limits=Limits(wall_seconds=float(project.settings.test_timeout_seconds)),
+        )
+        words = json.dumps(list(project.settings.health))
+        if ran.exit_code == 0 and not ran.timed_out:
+            return Health(healthy=True, summary=f"{words} passed")
+        return Health(healthy=False, summary=f"{words} exited {ran.exit_code}: {ran.output[-400:].strip()}")
+
+
+def _receipt(released: Released) -> dict[str, Any]:
+    return {
+        "previous_digest": released.line.digest if released.rolled_back else released.line.previous_digest,
+        "healthy": not released.rolled_back,
+        "health": released.health.summary,
+    }
+

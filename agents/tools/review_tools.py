@@ -1,0 +1,129 @@
+"""The review role's tools: rules on the diff, tests of the base over the change, and a reader that is not the author."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+from agents.tools import testing
+from agents.tools.evidence import evidence_of, keep_report, kept_report, run_project_tests
+from agents.tools.testing import TestReport
+from agents.tools.toolbox import Toolbox, tool
+from contracts.errors import GavotteError
+from contracts.events import Evidence, Finding, GateResult
+from contracts.prompts import Prompt
+
+FILE_BYTES_MAX = 1024 * 1024
+
+
+class ChangeUnderReview(BaseModel):
+    """What is judged: two commits, who wrote the change, and which paths the plan allows."""
+
+    base: str
+    head: str
+    author: Literal["model", "command", "patch"]
+    files: tuple[str, ...] = ()
+    scope: tuple[str, ...] = ()
+
+
+class RulesVerdict(BaseModel):
+    """What the rules on the diff say."""
+
+    gates: tuple[GateResult, ...] = ()
+    needs_person: tuple[str, ...] = ()
+
+
+class TestsRequest(BaseModel):
+    """Which trees to test; `base_report` is the digest of the report that planning kept."""
+
+    base: str
+    head: str
+    author: Literal["model", "command", "patch"]
+    base_report: str = ""
+
+
+class TestsVerdict(BaseModel):
+    """What running the tests showed."""
+
+    gate: GateResult
+    evidence: Evidence
+    base_evidence: Evidence | None = None
+
+
+class ReviewDraft(BaseModel):
+    """What a model's reading of the change gives."""
+
+    verdict: Literal["pass", "changes"]
+    summary: str = ""
+    findings: tuple[Finding, ...] = ()
+
+
+class ReviewTools(Toolbox):
+    """Nothing here writes; the sandbox gets copies."""
+
+    @tool
+    async def judge_rules(self, arguments: ChangeUnderReview) -> RulesVerdict:
+        """Hold the diff against the rules: scope, tests kept, secrets, unsafe patterns, protected paths, size."""
+        raise NotImplementedError
+
+    @tool
+    async def judge_tests(self, arguments: TestsRequest) -> TestsVerdict:
+        """Run the change's tests, and the base's own tests over the change, and compare with the base."""
+        git, project, store = self.resources.git, await self.project(), self.session.store
+        digest = await git.tree_digest(arguments.head)
+        if arguments.base_report:
+            base = await kept_report(store, arguments.base_report)
+        else:
+            base = await run_project_tests(self.resources, project, arguments.base)
+        head = await run_project_tests(self.resources, project, arguments.head)
+        over, added = await self._composed(arguments.base, arguments.head)
+        on_base_tests = await run_project_tests(self.resources, project, arguments.head, overlay=over) if over else head
+        with_new = await run_project_tests(self.resources, project, arguments.base, overlay=added) if added else None
+        problems = testing.compare(
+            base, head, author=arguments.author, head_on_base_tests=on_base_tests, base_with_new_tests=with_new
+        )
+        evidence = evidence_of(head, digest, await keep_report(store, head))
+        return TestsVerdict(
+            gate=tests_gate(problems, base, head),
+            evidence=evidence,
+            base_evidence=evidence_of(base, await git.tree_digest(arguments.base), arguments.base_report),
+        )
+
+    async def read_change(self, prompt: Prompt, diff: str, turn: int) -> ReviewDraft:
+        """Ask a model that did not write the change to read it."""
+        state = self.session.state
+        content = (
+            f"<untrusted kind=task>\n{state.title}\n\n{state.description}\n</untrusted>\n"
+            f"<untrusted kind=diff>\n{diff}\n</untrusted>"
+        )
+        return await self.ask_model(prompt.name, prompt.text, content, ReviewDraft, turn=turn, why="read the change")
+
+    @property
+    def has_model(self) -> bool:
+        """Whether there is a model to ask."""
+        return self.resources.model.name != "none"
+
+    async def _composed(self, base: str, head: str) -> tuple[dict[str, bytes | None], dict[str, bytes | None]]:
+        """What to lay over the head so that it carries the base's tests and settings, and over the base its new tests."""
+        git = self.resources.git
+        over: dict[str, bytes | None] = {}
+        added: dict[str, bytes | None] = {}
+        for change in await git.changes(base, head):
+            if not testing.is_test_path(change.path):
+                continue
+            over[change.path] = None if change.kind == "added" else await git.read_file(base, change.path, FILE_BYTES_MAX)
+            if change.kind != "deleted":
+                try:
+                    added[change.path] = await git.read_file(head, change.path, FILE_BYTES_MAX)
+                except GavotteError:
+                    continue
+        return over, added
+
+
+def tests_gate(problems: list[str], base: TestReport, head: TestReport) -> GateResult:
+    """The gate `tests`: every problem is a blocker."""
+    findings = tuple(Finding(gate="tests", severity="blocker", message=problem) for problem in problems)
+    was = "green" if base.green else f"{len(base.failed) + len(base.errors)} red"
+    summary = f"{len(head.passed)} passed; was {was}" if not problems else problems[0]
+    return GateResult(gate="tests", passed=not problems, summary=summary, findings=findings)

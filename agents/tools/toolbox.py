@@ -1,0 +1,159 @@
+"""The tools of a role for one delivery: typed methods whose calls are journaled steps.
+
+`@tool` turns `async def name(self, arguments: A) -> R` (both pydantic models) into a step: the intent is recorded
+before, the outcome after, and a rerun is answered from the journal. Acts on the world go through `Session.act` inside.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Concatenate, TypeVar, get_type_hints
+
+from pydantic import BaseModel, ValidationError
+
+from agents.model.port import Model, ModelRequest
+from agents.session import Outcome, Reservation, Session
+from agents.tools.workspace import GitStore
+from contracts import ids
+from contracts.codec import Codec
+from contracts.envelope import Event
+from contracts.errors import NeedsPerson, NotFound
+from contracts.events import Body, body_text
+from contracts.project import Project
+
+A = TypeVar("A", bound=BaseModel)
+R = TypeVar("R", bound=BaseModel)
+T = TypeVar("T", bound="Toolbox")
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What the tools of one process share: the git store, folders, the model, the codec."""
+
+    git: GitStore
+    codec: Codec
+    model: Model
+    releases: Path
+    allow_unsafe_sandbox: bool = False
+
+
+def tool(
+    method: Callable[Concatenate[T, A, ...], Awaitable[R]],
+) -> Callable[Concatenate[T, A, ...], Awaitable[R]]:
+    """Journal a tool's calls. The method's name is the step's name, its docstring's first line what it is for."""
+    result_class: list[type[BaseModel]] = []
+
+    @functools.wraps(method)
+    async def journaled(self: T, arguments: A, *, why: str = "") -> R:
+        if not result_class:
+            result_class.append(get_type_hints(method)["return"])
+
+        async def run() -> Outcome:
+            return Outcome((await method(self, arguments)).model_dump_json())
+
+        text = await self.session.step("tool", method.__name__, arguments.model_dump_json(), run, why=why)
+        return result_class[0].model_validate_json(text)  # type: ignore[return-value]  # the hint names R itself
+
+    journaled.is_tool = True  # type: ignore[attr-defined]  # marks it for the list of a role's tools
+    return journaled
+
+
+class Toolbox:
+    """What every role has: its past events, bodies, a clock that replays, and the model."""
+
+    def __init__(self, session: Session, resources: Resources) -> None:
+        self.session = session
+        self.resources = resources
+        self._turn = 0
+
+    async def now_us(self) -> int:
+        """The time, the same on every rerun of this delivery."""
+        return int(await self.session.value("now_us", ids.now_us))
+
+    async def recall(self, event_id: str | None) -> Event:
+        """An earlier event of the task: recorded facts never change, so this is no step."""
+        found = await self.session.store.event(event_id) if event_id else None
+        if found is None:
+            raise NotFound(f"event {event_id} is not in the store")
+        return self.resources.codec.decode(found.envelope, found.value)
+
+    async def text(self, body: Body) -> str:
+        """The text of a body, wherever it is kept."""
+        stored = None
+        if body.text is None:
+            raw = await self.session.store.body(body.digest)
+            stored = None if raw is None else raw.decode("utf-8", "surrogateescape")
+        return body_text(body, stored)
+
+    async def keep(self, text: str) -> Body:
+        """A body for an event; large texts go into the store first."""
+        body = Body.of(text)
+        if body.text is None:
+            await self.session.store.put_body(text.encode("utf-8", "surrogateescape"))
+        return body
+
+    async def project(self) -> Project:
+        """The project's settings as they were pinned when the task was submitted."""
+        state = self.session.state
+        found = await self.session.store.project_version(state.project_id, state.project_digest)
+        if found is None:
+            raise NotFound(
+                f"project {state.project_id} has no settings {state.project_digest}", hint="gavotte project list"
+            )
+        return found
+
+    async def ask_model(
+        self, prompt: str, instructions: str, content: str, answer: type[R], *, turn: int, why: str = ""
+    ) -> R:
+        """A structured answer of the model, validated; a journaled step with its cost."""
+        model = self.resources.model
+        request = ModelRequest(
+            role=self.session.delivery.role,
+            task_id=self.session.delivery.task_id,
+            turn=turn,
+            prompt=(prompt, hashlib.sha256(instructions.encode()).hexdigest()),
+            instructions=instructions,
+            content=content,
+            answer_schema=answer.model_json_schema(),
+        )
+
+        async def run() -> Outcome:
+            found = await model.ask(request)
+            return Outcome(
+                json.dumps(found.answer), found.tokens_in, found.tokens_out, found.cost_microdollars, found.model
+            )
+
+        tokens, cost = model.worst_case(request)
+        arguments = _Asked(prompt=prompt, turn=turn, instructions=instructions, content=content).model_dump_json()
+        text = await self.session.step(
+            "model", "chat", arguments, run, why=why, reserved=Reservation(tokens, cost), prompt=request.prompt
+        )
+        try:
+            return answer.model_validate_json(text)
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+            raise NeedsPerson(f"the model's answer is no {answer.__name__}: {problem['loc']}: {problem['msg']}") from None
+
+
+class _Asked(BaseModel):
+    prompt: str
+    turn: int
+    instructions: str
+    content: str
+
+
+def tools_of(toolbox: type[Toolbox]) -> dict[str, str]:
+    """Name and purpose of a role's tools."""
+    found: dict[str, str] = {}
+    for name in dir(toolbox):
+        member: Any = getattr(toolbox, name)
+        if getattr(member, "is_tool", False):
+            found[name] = (member.__doc__ or "").strip().splitlines()[0]
+    return found
+
+

@@ -1,0 +1,202 @@
+"""The composition root: settings become store, bus, tools, model and role. Nothing is built at import time."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from contracts.authority import Keyring
+from contracts.codec import Codec, headers_of
+from contracts.errors import Usage
+from contracts.events import Payload, register
+from contracts.registry import CommittedIds
+from contracts.topology import CORE_AGENTS, Agent, Topology, topic_for
+
+if TYPE_CHECKING:
+    from agents.model.port import Model
+    from agents.settings import Settings
+    from agents.tools.toolbox import Resources
+    from agents.worker import Handle, ToolMaker
+    from bus.port import Bus
+    from embedded.file import Database
+    from state_store.port import Recorded, StateStore
+
+
+@dataclass
+class Runtime:
+    """What a client of the dance holds: the command line, the console, a worker."""
+
+    settings: Settings
+    database: Database
+    store: StateStore
+    bus: Bus
+    codec: Codec
+    topology: Topology
+    keyring: Keyring
+
+    async def close(self) -> None:
+        """Let go of everything; safe to call twice."""
+        await self.bus.close()
+        await self.store.close()
+        await self.database.close()
+
+    async def refresh(self) -> None:
+        """Take in the rows and schemas of further agents that registered meanwhile."""
+        for found in await self.store.registered_agents():
+            self.topology.add(found.agent)
+            for schema in found.schemas:
+                self.codec.schema_ids.add(schema)
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A role as a worker needs it."""
+
+    agent: Agent
+    handle: Handle
+    tools: ToolMaker
+
+
+async def open_runtime(settings: Settings, *, create: bool = True) -> Runtime:
+    """Open bus and store over one file; `create` makes the data folder where there is none."""
+    from bus.embedded import EmbeddedBus
+    from embedded.file import Database
+    from embedded.liveness import is_alive
+    from state_store.sqlite import SqliteStore
+
+    if create:
+        settings.make_folders()
+    elif not settings.database.exists():
+        raise Usage(f"{settings.data} is no data folder yet", hint="submit a task first, or name one with --data")
+    database = await Database.open(settings.database)
+    topology, codec = Topology(), Codec(CommittedIds())
+    alive = functools.partial(is_alive, settings.run)
+    store = await SqliteStore.open(database, bodies=settings.bodies, codec=codec, is_alive=alive, topology=topology)
+    bus = await EmbeddedBus.open(database, settings.run)
+    runtime = Runtime(settings, database, store, bus, codec, topology, Keyring.at(settings.operators_pub))
+    await runtime.refresh()
+    return runtime
+
+
+async def announce(runtime: Runtime, recorded: Sequence[Recorded]) -> None:
+    """Publish events that were appended: the store has them already, this is the news."""
+    from bus.port import Message
+
+    messages = [
+        Message(
+            topic_for(event.envelope.type, event.envelope.source, runtime.topology),
+            event.envelope.task_id.encode(),
+            event.value,
+            headers_of(event.envelope),
+        )
+        for event in recorded
+    ]
+    if messages:
+        await runtime.bus.publish(messages)
+
+
+def model_of(settings: Settings) -> Model:
+    """The model that the settings name."""
+    from agents.model.scripted import NoModel, ScriptedModel
+
+    if settings.model.provider == "scripted":
+        if settings.model.script is None:
+            raise Usage("model.provider is scripted and model.script names no file", hint="docs/settings.md")
+        return ScriptedModel.load(settings.model.script)
+    return NoModel()
+
+
+def resources_of(runtime: Runtime) -> Resources:
+    """What the tools of this process share."""
+    from agents.tools.toolbox import Resources
+    from agents.tools.workspace import GitStore
+
+    settings = runtime.settings
+    model = model_of(settings)
+    return Resources(
+        git=GitStore(settings.git, work=settings.work),
+        codec=runtime.codec,
+        model=model,
+        releases=settings.releases,
+    )
+
+
+def core_role(name: str, runtime: Runtime) -> Role:
+    """One of the four roles with its tools."""
+    agent = runtime.topology.agent(name)
+    resources = resources_of(runtime)
+    handle: Any
+    tools: Any
+    if name == "deploy":
+        from agents.deploy import handle
+        from agents.tools.deploy_tools import DeployTools as tools
+    else:
+        from agents.prompts import prompt_for
+
+        if name == "planning":
+            from agents.planning import handle as plain
+            from agents.tools.planning_tools import PlanningTools as tools
+        elif name == "coding":
+            from agents.coding import handle as plain  # type: ignore[assignment]  # each role has tools of its own
+            from agents.tools.coding_tools import CodingTools as tools
+        else:
+            from agents.review import handle as plain  # type: ignore[assignment]  # likewise
+            from agents.tools.review_tools import ReviewTools as tools
+        handle = functools.partial(plain, prompt=prompt_for(name))
+    return Role(agent, handle, lambda session: tools(session, resources))
+
+
+def load_further(path: Path) -> ModuleType:
+    """The module of a further agent: it has AGENT, EVENTS and `async handle(event, state, tools)`."""
+    spec = importlib.util.spec_from_file_location(f"further_{path.stem}", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise Usage(f"there is no agent file {path}", hint="give the path of a .py file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    missing = [name for name in ("AGENT", "EVENTS", "handle") if not hasattr(module, name)]
+    if missing:
+        raise Usage(f"{path} lacks {', '.join(missing)}", hint="see examples/ for an agent in one file")
+    return module
+
+
+async def further_role(path: Path, runtime: Runtime) -> Role:
+    """A further agent from its file: its row and schemas are registered in the store, where the others read them."""
+    from agents.tools.reading_tools import ReadingTools
+    from contracts.schemas.generate import avro_schema
+
+    module = load_further(path)
+    agent: Agent = module.AGENT
+    events: tuple[type[Payload], ...] = tuple(module.EVENTS)
+    runtime.topology.add(agent)
+    undeclared = set(agent.emits) - {cls.event_type() for cls in events}
+    if undeclared:
+        raise Usage(f"{path}: EVENTS has no class for {', '.join(sorted(undeclared))}")
+    schemas = {(cls.event_type(), cls.event_version()): avro_schema(register(cls)) for cls in events}
+    await runtime.store.register_agent(agent, schemas)
+    await runtime.refresh()
+    resources = resources_of(runtime)
+    return Role(agent, module.handle, lambda session: ReadingTools(session, resources))
+
+
+async def run_agent(settings: Settings, role: str, *, instance: str = "") -> int:
+    """One agent process: opens everything, works until SIGTERM or SIGINT, leaves in order. Returns the exit code."""
+    from agents.runner import Runner
+    from embedded.liveness import Presence
+
+    runtime = await open_runtime(settings)
+    try:
+        known = {agent.role for agent in CORE_AGENTS}
+        made = core_role(role, runtime) if role in known else await further_role(Path(role), runtime)
+        holder = f"{made.agent.role}-{instance or os.getpid()}"
+        with Presence(settings.run, holder):
+            return await Runner(made, runtime, holder).run()
+    finally:
+        await runtime.close()
