@@ -252,12 +252,18 @@ def error_table() -> str:
     return table(("code", "class", "what it says", "exit code"), rows)
 
 
+def fifth_agent() -> str:
+    """The example of a further agent, whole."""
+    return f"```python\n{(ROOT / 'examples' / 'licence_scan.py').read_text().strip()}\n```"
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "awaited": awaited,
     "commands": command_pages,
     "dance": dance,
     "errors": error_table,
     "events": event_pages,
+    "fifth-agent": fifth_agent,
     "groups": groups,
     "records": record_pages,
     "settings": setting_table,
