@@ -128,7 +128,9 @@ class Bus(Protocol):
         """Join a group. Topics that do not exist are created."""
         ...
 
-    async def read(self, topic: str, *, after: Mapping[int, int] | None = None, records_max: int = 1000) -> list[Record]:
+    async def read(
+        self, topic: str, *, after: Mapping[int, int] | None = None, records_max: int = 1000
+    ) -> list[Record]:
         """Records of a topic without a group, from (partition -> next offset), default the start; for people."""
         ...
 

@@ -1,0 +1,33 @@
+"""Which partition a key belongs to: murmur2, as Kafka's default partitioner does it, so that all backends agree."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+PARTITIONS: Final = 8
+"""The one partition count of all topics, unless a bus is made with another."""
+
+_SEED: Final = 0x9747B28C
+_M: Final = 0x5BD1E995
+_MASK: Final = 0xFFFFFFFF
+
+
+@lru_cache(maxsize=16_384)
+def partition_of(key: bytes, partitions: int = PARTITIONS) -> int:
+    """The partition of a key among `partitions`."""
+    return (murmur2(key) & 0x7FFFFFFF) % partitions
+
+
+def murmur2(data: bytes) -> int:
+    """The 32-bit MurmurHash2 of the bytes, unsigned, with Kafka's seed."""
+    whole = len(data) & ~3
+    result = _SEED ^ len(data)
+    for start in range(0, whole, 4):
+        word = int.from_bytes(data[start : start + 4], "little") * _M & _MASK
+        word = (word ^ word >> 24) * _M & _MASK
+        result = result * _M & _MASK ^ word
+    if whole < len(data):
+        result = (result ^ int.from_bytes(data[whole:], "little")) * _M & _MASK
+    result = (result ^ result >> 13) * _M & _MASK
+    return result ^ result >> 15
