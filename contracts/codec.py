@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, cast
 
-import fastavro
 from pydantic import ValidationError
 
 from contracts import ids
@@ -181,6 +180,8 @@ class Codec:
 
     def encode_payload(self, payload: Payload) -> bytes:
         """The framed Avro body: 0x00, the schema id in 4 bytes, big endian, then the record."""
+        import fastavro
+
         frame, schema = self._writer(payload.event_type(), payload.event_version())
         out = io.BytesIO()
         out.write(frame)
@@ -219,6 +220,8 @@ class Codec:
 
     def decode_plain(self, value: bytes) -> tuple[str, int, Plain]:
         """Type, version and fields by the writer's schema alone: also for events whose class is not known here."""
+        import fastavro
+
         if len(value) > VALUE_BYTES_MAX:
             raise TooLarge(f"value of {len(value)} bytes, the cap is {VALUE_BYTES_MAX}")
         if len(value) < _FRAME.size or value[0] != 0:
@@ -251,6 +254,8 @@ class Codec:
         parsed = self._parsed.get(schema_id)
         if parsed is None:
             import json
+
+            import fastavro
 
             parsed = fastavro.parse_schema(json.loads(text))
             self._parsed[schema_id] = parsed
