@@ -234,7 +234,7 @@ class Codec:
             fields = fastavro.schemaless_reader(body, self._schema(schema_id, schema.text), None)
         except (GavotteError, MemoryError, RecursionError):
             raise
-        except Exception as error:  # fastavro raises many kinds for bytes that are not a record
+        except Exception as error:  # noqa: BLE001  fastavro raises many kinds for bytes that are not a record
             raise Undecodable(f"the value is no {schema.type} v{schema.version}: {type(error).__name__}") from None
         if body.tell() != len(value):
             raise Undecodable(f"{len(value) - body.tell()} bytes are left over after {schema.type} v{schema.version}")
