@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from contracts.envelope import Event
 from contracts.errors import Illegal
 from contracts.events import Budget
+from contracts.ids import derived
 from contracts.topology import ESCALATED_SECONDS, awaited
 
 FOLD_VERSION: Final = 1
@@ -27,7 +28,7 @@ ENDED: Final = frozenset({"succeeded", "failed", "cancelled"})
 TRANSITIONS: Final[dict[str, dict[str, str]]] = {
     START: {"TaskSubmitted": "submitted"},
     "submitted": {"PlanProposed": "planned", "PlanRejected": "plan_rejected"},
-    "plan_rejected": {},
+    "plan_rejected": {"PlanProposed": "planned", "PlanRejected": "plan_rejected"},
     "planned": {"ChangeProposed": "proposed"},
     "proposed": {"ReviewPassed": "reviewed", "ChangesRequested": "revising"},
     "revising": {"ChangeProposed": "proposed"},
@@ -44,13 +45,19 @@ TRANSITIONS: Final[dict[str, dict[str, str]]] = {
     "released": {"TaskSucceeded": "succeeded", "DeploymentRolledBack": "rolled_back"},
     "rolled_back": {"StagingDeployed": "staged"},
 }
-"""step -> event type -> next step: the dance itself. `ANYWHERE` and `PAUSED` below add what is legal in every step."""
+"""step -> event type -> next step: the dance itself. What is legal in every step is named below.
+
+A rejected plan may be followed by another one: after a person corrected the task and let it go on.
+"""
 
 ANYWHERE: Final[dict[str, str]] = {"TaskFailed": "failed", "TaskCancelled": "cancelled"}
 """Legal in every step that has not ended, also while paused; said by the owner alone."""
 
 MOVELESS: Final = frozenset({"TaskCancelRequested", "KillRaised", "KillLifted", "BudgetRaised"})
 """Legal in every step that has not ended; they set a mark and leave the step as it is."""
+
+AFTER_THE_END: Final = frozenset({"KillLifted"})
+"""Legal also where the task has ended: a kill that outlived its task can be taken away."""
 
 FACTS_OF_ACTS: Final = frozenset({"ProductionDeployed", "DeploymentRolledBack"})
 """What was done in the world is recorded in any step until the end, whatever was decided meanwhile."""
@@ -109,6 +116,8 @@ class TaskState(BaseModel):
     cancel_reason: str = ""
     cancel_operator: str = ""
     since_us: int = 0
+    since_sequence: int = 0
+    """The event that began the present step or pause; deadlines are named after it."""
     submitted_at_us: int = 0
     ended_at_us: int | None = None
 
@@ -171,10 +180,24 @@ def deadline_seconds(state: TaskState) -> int | None:
     return row.within_seconds if row else None
 
 
+def due_us(state: TaskState) -> int | None:
+    """When the state has lasted too long. An open approval ends exactly when it says it expires."""
+    approval = state.approval
+    if state.step == "awaiting_approval" and state.pause is None and approval is not None:
+        return approval.expires_at_us
+    seconds = deadline_seconds(state)
+    return None if seconds is None else state.since_us + seconds * 1_000_000
+
+
+def deadline_id(state: TaskState) -> str:
+    """The inbox key of the present state's deadline: the same for all who find it, another once the task moved."""
+    return derived("deadline", state.task_id, state.since_sequence)
+
+
 def next_step(state: TaskState, type_: str) -> str | None:
     """The step after an event of this type, or None where it is not legal now. Annotations leave the step as it is."""
     if state.step in ENDED:
-        return None if moves(type_) else state.step
+        return None if moves(type_) and type_ not in AFTER_THE_END else state.step
     if not moves(type_):
         return state.step
     if type_ in ANYWHERE and state.step != START:
@@ -206,16 +229,17 @@ def evolve(state: TaskState, event: Event, sequence: int) -> TaskState:
     if step is None:
         standing = f"{state.step} ({state.pause.kind})" if state.pause else state.step
         raise Illegal(f"{event.type} is not legal for task {state.task_id} in step {standing}")
-    changes: dict[str, Any] = {"sequence": sequence}
-    if step != state.step or event.type in PAUSES or event.type in PAUSES.values():
-        changes["since_us"] = event.envelope.time_us
-    changes["step"] = step
+    changes: dict[str, Any] = {"sequence": sequence, "step": step}
     applier = _APPLY.get(event.type)
     if applier is not None:
         changes.update(applier(state, event))
     if step in ENDED:
         changes["pause"] = None
-        changes["ended_at_us"] = event.envelope.time_us
+        if state.step not in ENDED:
+            changes["ended_at_us"] = event.envelope.time_us
+    if step != state.step or changes.get("pause", state.pause) != state.pause:
+        changes["since_us"] = event.envelope.time_us
+        changes["since_sequence"] = sequence
     return state.model_copy(update=changes)
 
 
@@ -355,8 +379,11 @@ def _exhausted(state: TaskState, event: Event) -> dict[str, Any]:
 def _resumed(state: TaskState, event: Event) -> dict[str, Any]:
     p: Any = event.payload
     changes: dict[str, Any] = {"pause": None, "corrections": {**state.corrections, **p.corrections}}
-    if "revisions_max" in p.corrections:
-        changes["revisions_max"] = int(p.corrections["revisions_max"])
+    revisions = p.corrections.get("revisions_max")
+    if revisions is not None:
+        if not (revisions.isascii() and revisions.isdigit()):
+            raise Illegal(f"the correction revisions_max={revisions!r} is not a whole number")
+        changes["revisions_max"] = int(revisions)
     for name in ("title", "description"):
         if name in p.corrections:
             changes[name] = p.corrections[name]

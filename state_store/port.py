@@ -111,6 +111,8 @@ class Claim:
     kill_seq: int = 0
     killed_by: str = ""
     """Reason of an active kill that covers this delivery, or empty."""
+    detail: str = ""
+    """Why it is waiting or closed, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +300,9 @@ class StateStore(Protocol):
     async def tasks(self, wanted: TaskFilter) -> list[TaskRow]: ...
 
     # -- deliveries -----------------------------------------------------------------------------------------------
-    async def claim(self, role: str, event: Encoded | None, envelope: Envelope, *, inbox_id: str | None = None) -> Claim:
+    async def claim(
+        self, role: str, event: Encoded | None, envelope: Envelope, *, inbox_id: str | None = None
+    ) -> Claim:
         """Ask the inbox about an event (stop 3). Reads only. `event` may be None where it is known to be recorded;
         `inbox_id` replaces the event's id as inbox key (deadlines)."""
         ...
@@ -320,12 +324,16 @@ class StateStore(Protocol):
         """What the role should have and has not: missed events, due retries and deadlines, dead leases, waiting turns."""
         ...
 
-    async def next_waiting(self, role: str, task_id: str) -> Recorded | None:
-        """The earliest delivery of the task that waits for its turn or was reopened, or None."""
+    async def next_waiting(self, role: str, task_id: str, *, besides: str = "") -> Recorded | None:
+        """The earliest event of the task that waits for its turn or was reopened and could go on now, or None.
+
+        `besides` is the event at hand, which is not meant. Deadlines are left to the sweep.
+        """
         ...
 
-    async def inbox(self, *, task_id: str | None = None, statuses: Sequence[str] = (), limit: int = 200) -> list[InboxRow]:
-        ...
+    async def inbox(
+        self, *, task_id: str | None = None, statuses: Sequence[str] = (), limit: int = 200
+    ) -> list[InboxRow]: ...
 
     async def reopen(self, role: str, event_id: str) -> bool:
         """Make a dead or parked delivery due now (a redrive); False where there is none such."""
@@ -356,8 +364,9 @@ class StateStore(Protocol):
     async def step_intent(self, delivery: Delivery, step: Step) -> Step:
         """Write an intent, or answer with what is recorded under its key.
 
-        Same digest and an outcome: that step, to be used as the answer. Same digest without one: the step with its
-        attempt raised (its first try is charged as estimated). Another digest: the old tail is marked abandoned.
+        Same digest and outcome ok: that step, to be used as the answer. Same digest with an error or without an outcome:
+        the step with its attempt raised (an unknown try is charged as estimated). Another digest: the old tail is
+        marked abandoned.
         Raises Fenced, Killed, CancelRequested (the task's owner must end it) or Exhausted (a cap would be passed).
         """
         ...

@@ -1,0 +1,158 @@
+"""The step journal: intent before each model and tool call, outcome after it, answers for a rerun, and the budget.
+
+One record serves five ends: a rerun does not pay again, the log of calls, the cassette of a replay, the cost ledger
+and the why of a decision.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, Final, NamedTuple
+
+from contracts.errors import CancelRequested, Exhausted, NotFound
+from contracts.events import INLINE_BYTES_MAX, Budget
+from state_store.bodies import Bodies
+from state_store.fold import owner
+from state_store.leases import Leases
+from state_store.port import Delivery, Spent, Step
+from state_store.queries import SQL
+from state_store.streams import Streams
+
+MICROSECONDS: Final = 1_000_000
+_STEP_COLUMNS: Final = 26
+"""Of the journal's queries; behind them stand the digests of arguments and result that lie in bodies."""
+
+
+class Stored(NamedTuple):
+    """A text of a step: in its row, or in a body where it is large."""
+
+    text: str | None
+    body: str | None
+
+
+class Journal:
+    """Steps of all deliveries. Methods run inside one transaction."""
+
+    def __init__(self, streams: Streams, bodies: Bodies, rules: Leases, clock: Callable[[], int]) -> None:
+        self.streams = streams
+        self.bodies = bodies
+        self.rules = rules
+        self.clock = clock
+
+    def of_task(self, conn: sqlite3.Connection, task_id: str) -> tuple[Step, ...]:
+        """All steps of a task in the order in which they were begun, abandoned ones too."""
+        return tuple(self._step(conn, row) for row in conn.execute(SQL["steps_of_task"], (task_id,)).fetchall())
+
+    def of_delivery(self, conn: sqlite3.Connection, task_id: str, cause_id: str, role: str) -> tuple[Step, ...]:
+        """The journal that answers a rerun."""
+        rows = conn.execute(SQL["steps_of_delivery"], (task_id, cause_id, role)).fetchall()
+        return tuple(self._step(conn, row) for row in rows)
+
+    def intend(self, conn: sqlite3.Connection, delivery: Delivery, step: Step, arguments: Stored) -> Step:
+        """Write an intent or answer it from the record. Raises Fenced, Killed, CancelRequested or Exhausted."""
+        self.rules.check(conn, delivery)
+        known = self._by_key(conn, step)
+        if known is not None and _asks_the_same(known, step) and known.outcome == "ok":
+            return known
+        budget = self._may_go_on(conn, delivery)
+        if step.kind != "value":
+            _reserve(spent_of(conn, step.task_id), step, budget)
+        values = asdict(step) | {"arguments": arguments.text, "arguments_body": arguments.body}
+        values["began_at_us"] = step.began_at_us or self.clock()
+        if known is not None and _asks_the_same(known, step):
+            conn.execute(SQL["step_again"], values)
+        else:
+            if known is not None:
+                conn.execute(SQL["steps_abandon"], (step.task_id, step.cause_id, step.role, step.ordinal))
+            conn.execute(SQL["step_insert"], values)
+        written = self._by_key(conn, step)
+        assert written is not None  # noqa: S101  # one of the two statements wrote it
+        return written
+
+    def settle(self, conn: sqlite3.Connection, delivery: Delivery, step: Step, result: Stored) -> None:
+        """Write an outcome, from whatever hands it comes. What went well stands; a failure that another try has
+        overtaken says nothing any more, and was charged when that try began. Raises NotFound for a step that was
+        never intended.
+        """
+        key = (step.task_id, step.cause_id, step.role, step.ordinal, step.arguments_digest)
+        row = conn.execute(SQL["step_awaiting"], key).fetchone()
+        if row is None:
+            raise NotFound(f"no intent was written for step {step.ordinal} of {step.role} on task {step.task_id}")
+        step_id, outcome, attempt = row
+        overtaken = step.attempt < attempt and step.outcome == "error"
+        if outcome in {"ok", step.outcome} or overtaken:
+            return
+        values = asdict(step) | {"result": result.text, "result_body": result.body, "step_id": step_id}
+        values["ended_at_us"] = step.ended_at_us or self.clock()
+        conn.execute(SQL["step_settle"], values)
+        conn.execute(SQL["delivery_progressed"], (delivery.role, delivery.event_id))
+
+    def _may_go_on(self, conn: sqlite3.Connection, delivery: Delivery) -> Budget:
+        """The task's budget, unless its owner is to end it."""
+        head = self.streams.head(conn, delivery.task_id)
+        if head.state.cancel_requested and owner(head.state) == delivery.role:
+            since = (delivery.task_id, delivery.basis)
+            if conn.execute(SQL["cancelled_since"], since).fetchone() is not None:
+                raise CancelRequested(f"{head.state.cancel_operator or 'an operator'} asked to cancel the task")
+        return head.state.budget
+
+    def _by_key(self, conn: sqlite3.Connection, step: Step) -> Step | None:
+        key = (step.task_id, step.cause_id, step.role, step.ordinal)
+        row = conn.execute(SQL["step_by_key"], key).fetchone()
+        return None if row is None else self._step(conn, row)
+
+    def _step(self, conn: sqlite3.Connection, row: tuple[Any, ...]) -> Step:
+        values = list(row[:_STEP_COLUMNS])
+        arguments_body, result_body = row[_STEP_COLUMNS:]
+        values[6] = self._text(conn, values[6], arguments_body)
+        values[13] = self._text(conn, values[13], result_body)
+        values[20], values[24] = bool(values[20]), bool(values[24])
+        return Step(*values)
+
+    def _text(self, conn: sqlite3.Connection, text: str | None, body: str | None) -> str:
+        if body is None:
+            return text or ""
+        raw = self.bodies.read(conn, body)
+        return "" if raw is None else raw.decode()
+
+
+def is_large(text: str) -> bool:
+    """Whether a text belongs into a body."""
+    return len(text) > INLINE_BYTES_MAX
+
+
+def spent_of(conn: sqlite3.Connection, task_id: str) -> Spent:
+    """What a task has used so far, unknown outcomes at their reservation."""
+    tokens, steps, wall_us, cost = conn.execute(SQL["spent"], (task_id,)).fetchone()
+    return Spent(tokens, steps, wall_us / MICROSECONDS, cost)
+
+
+def _asks_the_same(known: Step, step: Step) -> bool:
+    asked = (step.kind, step.name, step.arguments_digest)
+    return (known.kind, known.name, known.arguments_digest) == asked
+
+
+def _reserve(spent: Spent, step: Step, budget: Budget) -> None:
+    """That the worst case of the step fits all four caps; raises Exhausted naming the first that it breaks."""
+    axes = (
+        ("tokens", spent.tokens, spent.tokens + step.reserved_tokens, budget.tokens),
+        ("steps", spent.steps, spent.steps + 1, budget.steps),
+        ("wall_seconds", int(spent.wall_seconds), int(spent.wall_seconds) + 1, budget.wall_seconds),
+        (
+            "cost_microdollars",
+            spent.cost_microdollars,
+            spent.cost_microdollars + step.reserved_cost_microdollars,
+            budget.cost_microdollars,
+        ),
+    )
+    for axis, used, worst, limit in axes:
+        if worst > limit:
+            raise Exhausted(
+                f"the budget of {axis} is spent: {used} of {limit}, and the next step may need {worst - used}",
+                axis=axis,
+                limit=limit,
+                spent=used,
+                hint=f"gavotte budget raise {step.task_id}",
+            )

@@ -1,0 +1,112 @@
+"""Streams of events: reading them, folding them, and the one statement that appends."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+from dataclasses import dataclass
+
+from contracts.codec import Codec
+from contracts.envelope import Event
+from contracts.errors import Conflict, Corrupt, GavotteError
+from contracts.ids import SYSTEM_TASK
+from state_store.audit import GENESIS, chained_hash, recorded
+from state_store.fold import FOLD_VERSION, TaskState, evolve, moves
+from state_store.port import Encoded, Recorded
+from state_store.queries import SQL
+
+__all__ = ["Head", "Streams", "recorded"]
+
+_ALL = sys.maxsize
+
+
+@dataclass(slots=True)
+class Head:
+    """The end of a task's stream within one transaction; `append` moves it on."""
+
+    task_id: str
+    sequence: int
+    hash: str
+    state: TaskState
+
+
+class Streams:
+    """The events of all tasks. `codec` decodes what the fold needs to see."""
+
+    def __init__(self, codec: Codec) -> None:
+        self.codec = codec
+
+    def read(self, conn: sqlite3.Connection, task_id: str, upto: int | None = None) -> list[Recorded]:
+        """The events of a task in order."""
+        rows = conn.execute(SQL["stream_upto"], (task_id, _ALL if upto is None else upto))
+        return [recorded(row) for row in rows]
+
+    def event(self, conn: sqlite3.Connection, event_id: str) -> Recorded | None:
+        row = conn.execute(SQL["event_by_id"], (event_id,)).fetchone()
+        return None if row is None else recorded(row)
+
+    def head(self, conn: sqlite3.Connection, task_id: str) -> Head:
+        """The end of the stream with the state there; sequence 0 for a task that is not there."""
+        row = conn.execute(SQL["head"], (task_id,)).fetchone()
+        return self.head_from(conn, task_id, *(row or (None, None, None, None, None)))
+
+    def head_from(
+        self,
+        conn: sqlite3.Connection,
+        task_id: str,
+        sequence: int | None,
+        hash_: str | None,
+        view_sequence: int | None,
+        view_version: int | None,
+        view_state: str | None,
+    ) -> Head:
+        """The same from columns that were read already: the view's state where it is of this build and at the head."""
+        if sequence is None or hash_ is None:
+            return Head(task_id, 0, GENESIS, TaskState(task_id=task_id))
+        if view_state is not None and view_sequence == sequence and view_version == FOLD_VERSION:
+            return Head(task_id, sequence, hash_, TaskState.model_validate_json(view_state))
+        return Head(task_id, sequence, hash_, self.state_at(conn, task_id, sequence))
+
+    def state_at(self, conn: sqlite3.Connection, task_id: str, sequence: int) -> TaskState:
+        """The state after the event of this sequence, folded from the first; raises Corrupt where it does not fold."""
+        state = TaskState(task_id=task_id)
+        if task_id == SYSTEM_TASK:
+            return state.model_copy(update={"sequence": sequence})
+        for event in self.read(conn, task_id, sequence):
+            state = self._after(state, event)
+        return state
+
+    def _after(self, state: TaskState, event: Recorded) -> TaskState:
+        if not moves(event.envelope.type):
+            return state.model_copy(update={"sequence": event.sequence})
+        try:
+            return evolve(state, self.codec.decode(event.envelope, event.value), event.sequence)
+        except GavotteError as error:
+            raise Corrupt(
+                f"event {event.sequence} of task {state.task_id} does not fold: {error.message}",
+                hint="gavotte audit verify",
+            ) from error
+
+    def append(self, conn: sqlite3.Connection, head: Head, encoded: Encoded, state: TaskState, now_us: int) -> Recorded:
+        """Write one event after the head, which moves on to `state`."""
+        envelope, value = encoded.event.envelope, encoded.value
+        prev_hash, sequence = head.hash, head.sequence + 1
+        hash_ = chained_hash(prev_hash, envelope, sequence, now_us, value)
+        e = envelope
+        row = (
+            *(e.id, e.task_id, sequence, e.type, e.version, e.source, e.correlation_id, e.causation_id, e.time_us),
+            *(e.traceparent, e.tracestate, e.tenant, e.trust, now_us, prev_hash, hash_, value),
+        )
+        try:
+            cursor = conn.execute(SQL["event_insert"], row)
+        except sqlite3.IntegrityError as error:
+            raise Conflict(f"{e.type} {e.id} of task {e.task_id} cannot be recorded: {error}") from error
+        head.sequence, head.hash, head.state = sequence, hash_, state
+        return Recorded(envelope, value, sequence, cursor.lastrowid or 0, now_us, prev_hash, hash_)
+
+
+def next_state(head: Head, event: Event) -> TaskState:
+    """The state after this event at the head; raises Illegal. The stream of the system is not folded."""
+    if head.task_id == SYSTEM_TASK:
+        return head.state.model_copy(update={"sequence": head.sequence + 1})
+    return evolve(head.state, event, head.sequence + 1)
