@@ -19,6 +19,7 @@ ROOT = DOCS.parent
 sys.path.insert(0, str(ROOT))
 
 from agents.settings import described  # noqa: E402
+from bus.retry import TABLE, DeadLetter, LetGo, Park, Stop  # noqa: E402
 from contracts import errors, events  # noqa: E402
 from contracts.topology import AWAITED, Topology, dead_letter_topic  # noqa: E402
 from state_store.fold import ANYWHERE, PAUSES, START, TRANSITIONS  # noqa: E402
@@ -51,11 +52,11 @@ def code(words: Iterable[str]) -> str:
 
 def span(seconds: int) -> str:
     """A duration as a person says it."""
-    for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+    for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1)):
         if seconds % size == 0 and seconds >= size:
             count = seconds // size
             return f"{count} {unit}{'s' if count > 1 else ''}"
-    return f"{seconds} seconds"
+    return "at once"
 
 
 def type_name(annotation: Any) -> str:
@@ -246,10 +247,20 @@ def error_classes() -> list[type[errors.GavotteError]]:
     return [cls for cls in found if cls.__module__ == errors.__name__]
 
 
+def verdict_on(cls: type[BaseException]) -> str:
+    """What such a failure means for a delivery, in words, from the table of `bus.retry`."""
+    rule = next(TABLE[known] for known in cls.__mro__ if known in TABLE)
+    ends = {DeadLetter: "dead letter", Park: "park", LetGo: "let go", Stop: "stop"}
+    end = ends[rule.then] if rule.then else "the last pause again and again"
+    if not rule.backoff_seconds:
+        return end
+    return f"retry after {', '.join(span(int(seconds)) for seconds in rule.backoff_seconds)}; then {end}"
+
+
 def error_table() -> str:
-    """Each error: its code, what it means, what the command line exits with."""
-    rows = [(f"`{cls.code}`", f"`{cls.__name__}`", sentence(cls), cls.exit_code) for cls in error_classes()]
-    return table(("code", "class", "what it says", "exit code"), rows)
+    """Each error: its code, what it means, what becomes of a delivery, what the command line exits with."""
+    rows = [(f"`{cls.code}`", sentence(cls), verdict_on(cls), cls.exit_code) for cls in error_classes()]
+    return table(("code", "what it says", "verdict on a delivery", "exit code"), rows)
 
 
 def fifth_agent() -> str:
