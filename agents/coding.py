@@ -33,7 +33,9 @@ async def handle(event: Event, state: Any, tools: CodingTools, prompt: Prompt) -
         )
     elif state.author == "patch":
         diff = await tools.text(submission.patch)
-        authored = await tools.apply_patch(PatchOnBase(base=state.base_commit, diff=diff), why="the task brings its patch")
+        authored = await tools.apply_patch(
+            PatchOnBase(base=state.base_commit, diff=diff), why="the task brings its patch"
+        )
         if authored.problem:
             return [event.cause(await unapplied(state, tools, diff, authored, revision))]
     else:

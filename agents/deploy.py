@@ -84,7 +84,9 @@ async def ask(event: Event, state: Any, tools: DeployTools, review: Event) -> Ap
 async def release(event: Event, state: Any, tools: DeployTools, *, approval_id: str | None) -> list[Event]:
     """Production, then the branch; success is said in the same commit."""
     result = await tools.release(
-        ReleaseRequest(environment="production", commit=state.head_commit, digest=state.digest, round=state.escalations),
+        ReleaseRequest(
+            environment="production", commit=state.head_commit, digest=state.digest, round=state.escalations
+        ),
         why=f"approved by {approval_id}" if approval_id else "the project's policy asks nobody",
     )
     if not result.healthy:

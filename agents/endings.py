@@ -22,12 +22,14 @@ def cancelled(event: Event, state: TaskState) -> Event:
     return event.cause(TaskCancelled(reason=state.cancel_reason, requested_by=state.cancel_operator))
 
 
-def escalated(event: Event, role: str, error: Exception, code: str) -> Event:
+def escalated(event: Event, role: str, error: BaseException, code: str) -> Event:
     """The task pauses for a person because this role cannot go on."""
     hint = error.hint if isinstance(error, GavotteError) else ""
     reason = error.message if isinstance(error, GavotteError) else f"{type(error).__name__}: {error}"
     return event.cause(
-        TaskEscalated(role=role, reason=reason[:REASON_CHARACTERS_MAX], reason_code=code, hint=hint[:REASON_CHARACTERS_MAX])
+        TaskEscalated(
+            role=role, reason=reason[:REASON_CHARACTERS_MAX], reason_code=code, hint=hint[:REASON_CHARACTERS_MAX]
+        )
     )
 
 
@@ -63,4 +65,6 @@ def overdue(event: Event, state: TaskState) -> list[Event]:
             ),
         ]
     reason = f"{role} did not finish step {state.step} in time"
-    return [event.cause(TaskEscalated(role=role, reason=reason, reason_code="overdue", hint=f"gavotte why {state.task_id}"))]
+    return [
+        event.cause(TaskEscalated(role=role, reason=reason, reason_code="overdue", hint=f"gavotte why {state.task_id}"))
+    ]

@@ -13,20 +13,27 @@ from contracts.prompts import Prompt
 
 async def handle(event: Event, state: Any, tools: PlanningTools, prompt: Prompt) -> list[Event]:
     """Answer a submission with a plan, or with the reason why there is none."""
-    submission: Any = (await tools.recall(state.submission_id)).payload if event.type != "TaskSubmitted" else event.payload
+    submission: Any = (
+        (await tools.recall(state.submission_id)).payload if event.type != "TaskSubmitted" else event.payload
+    )
     survey = await tools.survey(
-        SurveyRequest(repository=state.repository, commit=state.base_commit), why="see what is there and what its tests say"
+        SurveyRequest(repository=state.repository, commit=state.base_commit),
+        why="see what is there and what its tests say",
     )
     if survey.problem:
         return refuse(event, survey.problem, survey.problem_code, survey.hint)
     if state.author == "command" and survey.evidence is not None and not survey.evidence.green:
         failed = ", ".join(survey.evidence.failed[:5])
-        reason = f"a command must leave green tests green, and they are not at the base: {failed or survey.evidence.summary}"
+        reason = (
+            f"a command must leave green tests green, and they are not at the base: {failed or survey.evidence.summary}"
+        )
         return refuse(event, reason, "base_not_green", "mend the tests first, or submit the change as a patch")
     draft = await draft_plan(submission, state, tools, survey, prompt)
     unknown = ungrounded(draft, survey)
     if unknown:
-        raise NeedsPerson(f"the plan names files that do not exist: {', '.join(unknown)}", hint="resume with a clearer description")
+        raise NeedsPerson(
+            f"the plan names files that do not exist: {', '.join(unknown)}", hint="resume with a clearer description"
+        )
     return [
         event.cause(
             PlanProposed(
@@ -51,9 +58,7 @@ def refuse(event: Event, reason: str, code: str, hint: str) -> list[Event]:
     ]
 
 
-async def draft_plan(
-    submission: Any, state: Any, tools: PlanningTools, survey: Survey, prompt: Prompt
-) -> PlanDraft:
+async def draft_plan(submission: Any, state: Any, tools: PlanningTools, survey: Survey, prompt: Prompt) -> PlanDraft:
     """The plan by author: a model drafts it; a command or a patch says itself what it touches."""
     if state.author == "model":
         return await tools.draft_plan(survey, prompt)
@@ -65,7 +70,10 @@ async def draft_plan(
     diff = await tools.text(submission.patch)
     touched = await tools.read_patch(PatchRequest(base=state.base_commit, diff=diff), why="see what the patch touches")
     files = tuple(state.scope) or touched.paths
-    steps = (PlanStep(title="apply the submitted patch"), PlanStep(title="judge it by rules and by the tests of the base"))
+    steps = (
+        PlanStep(title="apply the submitted patch"),
+        PlanStep(title="judge it by rules and by the tests of the base"),
+    )
     return PlanDraft(summary=state.title or "Apply the submitted patch", files=files, steps=steps)
 
 

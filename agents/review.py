@@ -55,9 +55,7 @@ def unapplied(change: ChangeProposed) -> GateResult:
     return GateResult(gate="applies", passed=False, summary=change.summary, findings=(finding,))
 
 
-def turn_down(
-    change: ChangeProposed, gates: tuple[GateResult, ...], tests: TestsVerdict | None
-) -> ChangesRequested:
+def turn_down(change: ChangeProposed, gates: tuple[GateResult, ...], tests: TestsVerdict | None) -> ChangesRequested:
     """What failed, gate by gate, for the author to act on."""
     failed = [gate for gate in gates if not gate.passed]
     return ChangesRequested(

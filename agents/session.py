@@ -6,6 +6,7 @@ steps never starts and stays on the fast path of one commit.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
@@ -53,14 +54,18 @@ class Session:
         self.state = state
         self.consumed = consumed
         self.began = False
+        self._beginning = asyncio.Lock()
         self._recorded = {step.ordinal: step for step in steps if not step.abandoned}
         self._ordinal = 0
         self._state_digest = ""
 
     async def begin(self) -> None:
         """Write the durable start, once. Raises Fenced where another worker holds the task, Killed under a kill."""
-        if self.began:
-            return
+        async with self._beginning:
+            if not self.began:
+                await self._begin()
+
+    async def _begin(self) -> None:
         started = await self.store.start(self.delivery, self.consumed)
         if started.status == "killed":
             raise Killed(started.detail or "a kill covers this task", hint="gavotte lift")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import importlib.util
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from contracts.topology import CORE_AGENTS, Agent, Topology, topic_for
 
 if TYPE_CHECKING:
     from agents.model.port import Model
+    from agents.runner import Pace
     from agents.settings import Settings
     from agents.tools.toolbox import Resources
     from agents.worker import Handle, ToolMaker
@@ -66,20 +69,22 @@ class Role:
 
 async def open_runtime(settings: Settings, *, create: bool = True) -> Runtime:
     """Open bus and store over one file; `create` makes the data folder where there is none."""
+    from bus.embedded import SCHEMA as BUS_SCHEMA
     from bus.embedded import EmbeddedBus
     from embedded.file import Database
     from embedded.liveness import is_alive
+    from state_store.queries import SCHEMA as STORE_SCHEMA
     from state_store.sqlite import SqliteStore
 
     if create:
         settings.make_folders()
     elif not settings.database.exists():
         raise Usage(f"{settings.data} is no data folder yet", hint="submit a task first, or name one with --data")
-    database = await Database.open(settings.database)
+    database = await Database.open(settings.database, schema=[STORE_SCHEMA, BUS_SCHEMA])
     topology, codec = Topology(), Codec(CommittedIds())
     alive = functools.partial(is_alive, settings.run)
-    store = await SqliteStore.open(database, bodies=settings.bodies, codec=codec, is_alive=alive, topology=topology)
-    bus = await EmbeddedBus.open(database, settings.run)
+    store = SqliteStore(database, settings.bodies, codec, is_alive=alive, topology=topology)
+    bus = EmbeddedBus(database, settings.run)
     runtime = Runtime(settings, database, store, bus, codec, topology, Keyring.at(settings.operators_pub))
     await runtime.refresh()
     return runtime
@@ -196,7 +201,38 @@ async def run_agent(settings: Settings, role: str, *, instance: str = "") -> int
         known = {agent.role for agent in CORE_AGENTS}
         made = core_role(role, runtime) if role in known else await further_role(Path(role), runtime)
         holder = f"{made.agent.role}-{instance or os.getpid()}"
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        runner = Runner(
+            made.agent,
+            made.handle,
+            made.tools,
+            store=runtime.store,
+            bus=runtime.bus,
+            codec=runtime.codec,
+            topology=runtime.topology,
+            keyring=runtime.keyring,
+            holder=holder,
+            pace=pace_of(settings),
+            ready=lambda: print(f"ready {made.agent.role} {os.getpid()}", flush=True),  # noqa: T201  `up` waits for it
+        )
         with Presence(settings.run, holder):
-            return await Runner(made, runtime, holder).run()
+            await runner.run(stop)
+        return 0
     finally:
         await runtime.close()
+
+
+def pace_of(settings: Settings) -> Pace:
+    """The worker's settings as the runner takes them."""
+    from agents.runner import Pace
+
+    chosen = settings.worker
+    return Pace(
+        concurrency=chosen.concurrency,
+        batch=chosen.batch,
+        sweep_seconds=chosen.sweep_seconds,
+        missed_after_seconds=chosen.sweep_seconds,
+        stop_seconds=chosen.stop_seconds,
+    )

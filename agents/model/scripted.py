@@ -33,7 +33,9 @@ class ScriptedModel:
             for answers in script.values()
         )
         if not good:
-            raise Usage(f"the model script {path} is not role -> list of answers", hint="docs/settings.md, model.script")
+            raise Usage(
+                f"the model script {path} is not role -> list of answers", hint="docs/settings.md, model.script"
+            )
         return cls(script)
 
     async def ask(self, request: ModelRequest) -> ModelAnswer:

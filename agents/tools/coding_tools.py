@@ -103,7 +103,9 @@ class CodingTools(Toolbox):
                 collect_changes=True,
             )
         if ran.timed_out:
-            return Authored(problem="the command took too long", problem_code="command_timeout", output=ran.output[-4000:])
+            return Authored(
+                problem="the command took too long", problem_code="command_timeout", output=ran.output[-4000:]
+            )
         if not ran.changed and not ran.deleted:
             problem = f"the command changed nothing (exit {ran.exit_code})"
             return Authored(problem=problem, problem_code="no_change", output=ran.output[-4000:])

@@ -134,4 +134,3 @@ def _receipt(released: Released) -> dict[str, Any]:
         "healthy": not released.rolled_back,
         "health": released.health.summary,
     }
-

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from agents.tools.environment import Environment, find_environment
 from agents.tools.sandbox import Limits, Sandbox, choose_sandbox
-from agents.tools.testing import TestReport, run_tests
+from agents.tools.reports import TestReport
+from agents.tools.testing import run_tests
 from agents.tools.toolbox import Resources
 from contracts.errors import NotFound
 from contracts.events import Evidence
@@ -57,7 +58,7 @@ def lay(tree: Path, path: str, content: bytes | None) -> None:
 
 def evidence_of(report: TestReport, digest: str, report_digest: str) -> Evidence:
     """The part of a report that travels."""
-    bad = (*report.failed, *report.errors)
+    bad = tuple(sorted(report.red))
     words = [f"{len(report.passed)} passed"]
     words += [f"{len(found)} {name}" for name, found in (("failed", report.failed), ("errors", report.errors)) if found]
     if report.timed_out:

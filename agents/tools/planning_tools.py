@@ -7,13 +7,15 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from agents.tools.evidence import evidence_of, imports_fail, keep_report, run_project_tests
+from agents.tools.evidence import evidence_of, keep_report, run_project_tests
+from agents.tools.judging import could_not_evaluate, imports_fail, prepare_line
 from agents.tools.toolbox import Toolbox, tool
 from contracts.errors import Rejected
 from contracts.events import Evidence, PlanStep
 from contracts.prompts import Prompt
 
 FILES_LISTED_MAX = 400
+TAIL_CHARACTERS = 400
 
 
 class SurveyRequest(BaseModel):
@@ -80,16 +82,15 @@ class PlanningTools(Toolbox):
         digest = await git.tree_digest(commit)
         evidence = evidence_of(report, digest, await keep_report(self.session.store, report))
         found = found.model_copy(update={"evidence": evidence})
-        if imports_fail(report):
-            hint = f'gavotte project add {project.path} --prepare "python -m venv .venv && .venv/bin/pip install -e . pytest"'
-            problem = f"the tests of {project.name} cannot import what they need: {report.output_tail[-400:]}"
-            return found.model_copy(update={"problem": problem, "problem_code": "tests_do_not_run", "hint": hint})
-        if report.timed_out or report.total == 0:
-            hint = f"gavotte project add {project.path} --test COMMAND"
-            why = "take longer than allowed" if report.timed_out else "gave no result"
-            problem = f"the tests of {project.name} {why}: {report.output_tail[-400:]}"
-            return found.model_copy(update={"problem": problem, "problem_code": "tests_do_not_run", "hint": hint})
-        return found
+        unclear = could_not_evaluate(report, "at the base")
+        if not unclear:
+            return found
+        hint = (
+            prepare_line(project.path) if imports_fail(report) else f"gavotte project add {project.path} --test COMMAND"
+        )
+        said = report.output_tail.strip()[-TAIL_CHARACTERS:]
+        problem = f"the tests of {project.name} say nothing: {unclear[0]}" + (f"\n{said}" if said else "")
+        return found.model_copy(update={"problem": problem, "problem_code": "tests_do_not_run", "hint": hint})
 
     @tool
     async def read_patch(self, arguments: PatchRequest) -> PatchPaths:

@@ -15,6 +15,7 @@ from contracts.events import Evidence, Finding, GateResult
 from contracts.prompts import Prompt
 
 FILE_BYTES_MAX = 1024 * 1024
+TESTS_NAMED_MAX = 20
 
 
 class ChangeUnderReview(BaseModel):
@@ -110,9 +111,11 @@ class ReviewTools(Toolbox):
         over: dict[str, bytes | None] = {}
         added: dict[str, bytes | None] = {}
         for change in await git.changes(base, head):
-            if not testing.is_test_path(change.path):
+            if not testing.counts_as_test(change.path):
                 continue
-            over[change.path] = None if change.kind == "added" else await git.read_file(base, change.path, FILE_BYTES_MAX)
+            over[change.path] = (
+                None if change.kind == "added" else await git.read_file(base, change.path, FILE_BYTES_MAX)
+            )
             if change.kind != "deleted":
                 try:
                     added[change.path] = await git.read_file(head, change.path, FILE_BYTES_MAX)
@@ -121,9 +124,14 @@ class ReviewTools(Toolbox):
         return over, added
 
 
-def tests_gate(problems: list[str], base: TestReport, head: TestReport) -> GateResult:
+def tests_gate(problems: list[testing.Problem], base: TestReport, head: TestReport) -> GateResult:
     """The gate `tests`: every problem is a blocker."""
-    findings = tuple(Finding(gate="tests", severity="blocker", message=problem) for problem in problems)
-    was = "green" if base.green else f"{len(base.failed) + len(base.errors)} red"
-    summary = f"{len(head.passed)} passed; was {was}" if not problems else problems[0]
+    findings = tuple(
+        Finding(
+            gate="tests", severity="blocker", message=problem.text, evidence=", ".join(problem.tests[:TESTS_NAMED_MAX])
+        )
+        for problem in problems
+    )
+    was = "green" if base.green else f"{len(base.red)} red"
+    summary = problems[0].text if problems else f"{len(head.passed)} passed; was {was}"
     return GateResult(gate="tests", passed=not problems, summary=summary, findings=findings)

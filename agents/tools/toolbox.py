@@ -137,7 +137,9 @@ class Toolbox:
             return answer.model_validate_json(text)
         except ValidationError as error:
             problem = error.errors(include_url=False, include_input=False)[0]
-            raise NeedsPerson(f"the model's answer is no {answer.__name__}: {problem['loc']}: {problem['msg']}") from None
+            raise NeedsPerson(
+                f"the model's answer is no {answer.__name__}: {problem['loc']}: {problem['msg']}"
+            ) from None
 
 
 class _Asked(BaseModel):
@@ -155,5 +157,3 @@ def tools_of(toolbox: type[Toolbox]) -> dict[str, str]:
         if getattr(member, "is_tool", False):
             found[name] = (member.__doc__ or "").strip().splitlines()[0]
     return found
-
-

@@ -1,0 +1,47 @@
+"""From a role's drafts to events that can be stored and published: ids, source, time, right to emit, bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from bus.port import Message
+from contracts.codec import Codec, headers_of
+from contracts.envelope import Event, agent_source
+from contracts.errors import Rejected
+from contracts.topology import Agent, Topology, topic_for
+from state_store.port import Delivery, Encoded, Recorded
+
+
+class Emission:
+    """What one agent emits. Everything that can be wrong with an event is found here, before the commit."""
+
+    def __init__(self, agent: Agent, codec: Codec, topology: Topology, clock: Callable[[], int]) -> None:
+        self._agent = agent
+        self._codec = codec
+        self._topology = topology
+        self._clock = clock
+
+    def sealed(self, delivery: Delivery, drafts: Sequence[Event], *, slot: str = "") -> tuple[Encoded, ...]:
+        """Ids derived from task, cause, producer and index: the same handling gives the same events again.
+
+        `slot` keeps what the worker says on its own apart from what the role says. Raises Rejected, TooLarge.
+        """
+        producer = self._agent.role
+        if delivery.event_id != delivery.cause_id:
+            producer = f"{producer}/{delivery.event_id}"
+        if slot:
+            producer = f"{producer}/{slot}"
+        return tuple(self._seal(draft, producer, index) for index, draft in enumerate(drafts))
+
+    def _seal(self, draft: Event, producer: str, index: int) -> Encoded:
+        role = self._agent.role
+        if draft.type not in self._agent.emits:
+            raise Rejected(f"{role} may not emit {draft.type}", hint="its row in the topology does not list it")
+        event = draft.sealed(producer=producer, index=index, time_us=self._clock(), source=agent_source(role))
+        return Encoded(event, self._codec.encode_payload(event.payload))
+
+    def message(self, event: Recorded) -> Message:
+        """A recorded event as it travels, byte for byte as it was stored."""
+        envelope = event.envelope
+        topic = topic_for(envelope.type, envelope.source, self._topology)
+        return Message(topic, envelope.task_id.encode(), event.value, headers_of(envelope))

@@ -1,0 +1,292 @@
+"""One agent process at work: fetch, acknowledge, sweep, renew, and an orderly end around `agents.worker`.
+
+Five small loops over one `Lanes`. None of them knows what a delivery does; `worker.deliver` knows nothing of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from agents.work import Work
+from agents.worker import Handle, ToolMaker, Worker
+from bus.lanes import Lanes
+from bus.port import Bus, Consumer, Subscription
+from contracts import ids
+from contracts.authority import Keyring
+from contracts.codec import Codec
+from contracts.errors import Fenced, GavotteError, Killed, Retryable
+from contracts.topology import Agent, Topology
+from state_store.port import Kill, StateStore
+
+log = logging.getLogger(__name__)
+
+RENEW_SECONDS: Final = 2.0
+CUT_OFF_SECONDS: Final = 5.0
+FETCH_SECONDS: Final = 1.0
+MARK_SECONDS: Final = 0.1
+CAREFUL_RECORDS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How an agent process goes about its work."""
+
+    concurrency: int = 64
+    batch: int = 200
+    sweep_seconds: float = 30.0
+    missed_after_seconds: float = 30.0
+    stop_seconds: float = 10.0
+    detach_seconds: float = 30.0
+
+
+class Runner:
+    """Runs one role until `stop` is set. `holder` is the name of this process for leases and membership."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        handle: Handle,
+        tools: ToolMaker,
+        *,
+        store: StateStore,
+        bus: Bus,
+        codec: Codec,
+        topology: Topology,
+        keyring: Keyring,
+        holder: str,
+        pace: Pace | None = None,
+        clock: Callable[[], int] = ids.now_us,
+        ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.agent = agent
+        self.store = store
+        self.bus = bus
+        self.holder = holder
+        self.pace = pace or Pace()
+        self.topology = topology
+        self._ready = ready
+        self._stop = asyncio.Event()
+        self._sweep_now = asyncio.Event()
+        self._careful: dict[int, int] = {}
+        self._one_at_a_time = asyncio.Lock()
+        self._live: dict[int, Work] = {}
+        self._timers: set[asyncio.TimerHandle] = set()
+        self.worker = Worker(
+            agent,
+            handle,
+            tools,
+            store=store,
+            bus=bus,
+            codec=codec,
+            topology=topology,
+            keyring=keyring,
+            holder=holder,
+            clock=clock,
+            again=self.again,
+            sweep_soon=self._sweep_now.set,
+        )
+        self.lanes: Lanes[Work] = Lanes(
+            self.deliver,
+            self.worker.detach,
+            running_max=self.pace.concurrency,
+            detach_seconds=self.pace.detach_seconds,
+        )
+
+    async def run(self, stop: asyncio.Event | None = None) -> None:
+        """Work until `stop` is set; raises what made going on impossible. Leaves in order either way."""
+        self._stop = stop or self._stop
+        consumer = Consumer(
+            group=self.agent.group,
+            member=self.holder,
+            topics=self.topology.topics_for(self.agent.role),
+            on_gained=self.gained,
+            on_lost=self.lost,
+        )
+        self._subscription = subscription = await self.bus.subscribe(consumer)
+        loops = [
+            asyncio.create_task(loop)
+            for loop in (self.fetch(subscription), self.acknowledge(subscription), self.sweep(), self.renew())
+        ]
+        stopped = asyncio.create_task(self._stop.wait())
+        self._ready()
+        try:
+            done, _ = await asyncio.wait([*loops, stopped], return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopped}:
+                task.result()
+        finally:
+            for task in (*loops, stopped):
+                task.cancel()
+            await asyncio.gather(*loops, stopped, return_exceptions=True)
+            await self.leave(subscription)
+
+    # -- deliveries ----------------------------------------------------------------------------------------------------
+
+    async def deliver(self, work: Work) -> None:
+        """Hand one work to the worker; what comes from a dirty partition goes alone."""
+        self._live[id(work)] = work
+        try:
+            if work.careful:
+                async with self._one_at_a_time:
+                    await self.worker.deliver(work)
+            else:
+                await self.worker.deliver(work)
+        finally:
+            del self._live[id(work)]
+
+    def again(self, work: Work, seconds: float) -> None:
+        """Bring work back into its lane after some seconds; its offset, if it had one, is done."""
+
+        def fire() -> None:
+            self._timers.discard(handle)
+            if work.due is None:
+                self._sweep_now.set()  # the record is the bus's; what the store knows of it is the sweep's to find
+            else:
+                self.lanes.add(work)
+
+        handle = asyncio.get_running_loop().call_later(max(seconds, 0.0), fire)
+        self._timers.add(handle)
+
+    # -- the loops -----------------------------------------------------------------------------------------------------
+
+    async def fetch(self, subscription: Subscription) -> None:
+        """Records into lanes; partitions that are too far ahead of their offset are paused meanwhile."""
+        paused: frozenset[int] = frozenset()
+        while self.lanes.failure is None:
+            full = self.lanes.full_partitions()
+            subscription.pause(full - paused)
+            subscription.resume(paused - full)
+            paused = full
+            for record in await subscription.fetch(self.pace.batch, FETCH_SECONDS):
+                self.lanes.add(Work(record.key, record, careful=self._is_careful(record.partition)))
+        raise self.lanes.failure  # lanes begin nothing more, so the worker must end
+
+    async def acknowledge(self, subscription: Subscription) -> None:
+        """Offsets and published marks, together and not for each record."""
+        while True:
+            await self.lanes.progressed.wait()
+            self.lanes.progressed.clear()
+            await self._settle(subscription)
+            await asyncio.sleep(MARK_SECONDS)
+
+    async def _settle(self, subscription: Subscription) -> None:
+        marks, self.worker.unmarked = self.worker.unmarked, []
+        offsets = self.lanes.ready_offsets()
+        work: list[Awaitable[None]] = []
+        if marks:
+            work.append(self.store.published(self.agent.role, marks))
+        if offsets:
+            work.append(subscription.commit(offsets))
+        try:
+            await asyncio.gather(*work)
+        except Retryable as error:
+            log.warning("acknowledging waits: %s", error)
+            self.lanes.progressed.set()
+            return
+        self.lanes.committed(offsets)
+
+    async def sweep(self) -> None:
+        """What the store says should have come and has not: at start, at intervals, and when something was lifted."""
+        while True:
+            self._sweep_now.clear()
+            try:
+                await self._sweep_once()
+            except Retryable as error:
+                log.warning("the sweep waits for the store: %s", error)
+            try:
+                await asyncio.wait_for(self._sweep_now.wait(), self.pace.sweep_seconds)
+            except TimeoutError:
+                continue
+
+    async def _sweep_once(self) -> None:
+        wanted = self.agent.consumes
+        found = await self.store.sweep(self.agent.role, wanted, older_than_seconds=self.pace.missed_after_seconds)
+        for due in found:
+            self.lanes.add(Work(due.event.envelope.task_id.encode(), due=due))
+
+    async def renew(self) -> None:
+        """Leases and kills, every 2 s while roles are at work. One that cannot renew for 5 s stops what is in flight."""
+        loop = asyncio.get_running_loop()
+        renewed = loop.time()
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            begun = [(work, work.session.delivery.token) for work in self._live.values() if work.session is not None]
+            if not begun:
+                renewed = loop.time()
+                continue
+            try:
+                async with asyncio.timeout(CUT_OFF_SECONDS):
+                    kills = await self.store.renew(self.holder, self.agent.role)
+                    held = await self.store.leases(self.holder)
+                renewed = loop.time()
+                for work, token in begun:
+                    self._check(work, token, kills, held)
+            except (Retryable, TimeoutError) as error:
+                if loop.time() - renewed > CUT_OFF_SECONDS:
+                    log.exception("cut off from the store")
+                    self._interrupt_all(Fenced(f"this worker is cut off from the store: {error}"))
+
+    @staticmethod
+    def _check(work: Work, token: int, kills: Iterable[Kill], held: dict[tuple[str, str], int]) -> None:
+        """Interrupt work whose lease went to another, or that a newer kill covers."""
+        if work.session is None:
+            return
+        delivery = work.session.delivery
+        if token and held.get((delivery.role, delivery.task_id)) != token:
+            work.interrupt(Fenced(f"the lease of task {delivery.task_id} went to another worker"))
+        for kill in kills:
+            if kill.seq > delivery.kill_seq and not kill.lifted and covers(kill, delivery.role, delivery.task_id):
+                work.interrupt(Killed(kill.reason or f"killed ({kill.scope})", hint="gavotte lift"))
+
+    def _interrupt_all(self, error: GavotteError) -> None:
+        for work in list(self._live.values()):
+            work.interrupt(error)
+
+    # -- partitions ----------------------------------------------------------------------------------------------------
+
+    async def gained(self, partitions: frozenset[int]) -> None:
+        """Mark partitions dirty; those that were dirty before had a holder that died: go carefully there."""
+        dirty = await self.store.mark_partitions(self.agent.role, sorted(partitions), self.holder)
+        for partition in dirty:
+            self._careful[partition] = CAREFUL_RECORDS
+        if dirty:
+            self._sweep_now.set()
+
+    async def lost(self, partitions: frozenset[int]) -> None:
+        """Finish or detach what came from the partitions, acknowledge it, and mark them clean."""
+        await self.lanes.drain(partitions, self.pace.stop_seconds)
+        await self._settle(self._subscription)
+        await self.store.clean_partitions(self.agent.role, sorted(partitions), self.holder)
+
+    def _is_careful(self, partition: int) -> bool:
+        left = self._careful.get(partition, 0)
+        if left > 0:
+            self._careful[partition] = left - 1
+        return left > 0
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    async def leave(self, subscription: Subscription) -> None:
+        """Let work in flight finish for a while, forgive what does not, acknowledge, and go."""
+        for timer in self._timers:
+            timer.cancel()
+        self.lanes.hold()
+        begun = list(self._live.values())
+        await self.lanes.drain(None, self.pace.stop_seconds)
+        for work in begun:
+            if id(work) in self._live and work.session is not None and work.session.began:
+                await self.store.forgive(work.session.delivery)
+        await self.lanes.close()
+        try:
+            await self._settle(subscription)
+            await subscription.close()
+        except GavotteError as error:
+            log.warning("leaving without a word: %s", error)
+
+
+def covers(kill: Kill, role: str, task_id: str) -> bool:
+    """Whether a kill is about this work."""
+    return kill.scope == "all" or (kill.scope == "role" and kill.target == role) or kill.target == task_id
