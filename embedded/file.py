@@ -75,7 +75,7 @@ class Database:
         database = cls(path)
         try:
             await database._writer
-            await database._writer.run(lambda: database._prepare(schema))
+            await database.add_schema(schema)
             await database._reader
         except BaseException as error:
             await database.close()
@@ -83,6 +83,13 @@ class Database:
                 raise _explained(error, path) from error
             raise
         return database
+
+    async def add_schema(self, schema: Sequence[str]) -> None:
+        """Run scripts of idempotent statements, each in a transaction of its own."""
+        try:
+            await self._writer.run(lambda: self._run_scripts(schema))
+        except sqlite3.Error as error:
+            raise _explained(error, self.path) from error
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Run the query on a snapshot of the last commit. Reads asked for meanwhile share one thread hop."""
@@ -161,7 +168,7 @@ class Database:
         """Read-only, so that it can never be the one that checkpoints when it is closed or lost."""
         return _connect(f"{self.path.absolute().as_uri()}?mode=ro")
 
-    def _prepare(self, schema: Sequence[str]) -> None:
+    def _run_scripts(self, schema: Sequence[str]) -> None:
         connection = self._writer.connection
         self._lock.acquire(LOCK_TIMEOUT_SECONDS)
         try:

@@ -37,11 +37,10 @@ class InlineDatabase(Database):
         connection = sqlite3.connect(":memory:", isolation_level=None, cached_statements=512)
         connection.execute("PRAGMA recursive_triggers=ON")
         database = cls(_Memory(connection))
-        database.add_schema(schema)
+        await database.add_schema(schema)
         return database
 
-    def add_schema(self, schema: Sequence[str]) -> None:
-        """Run further idempotent scripts."""
+    async def add_schema(self, schema: Sequence[str]) -> None:
         for script in schema:
             self._store.connection.executescript(script)
 
