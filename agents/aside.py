@@ -15,7 +15,7 @@ from bus.dead_letters import letter
 from bus.port import Bus, Record
 from bus.retry import DeadLetter, LetGo, RetryIn, Stop, Verdict, decide
 from contracts.envelope import Event
-from contracts.errors import CancelRequested, Exhausted, Fenced, Killed, Retryable
+from contracts.errors import CancelRequested, Exhausted, Fenced, GavotteError, Killed
 from contracts.events import Payload
 from contracts.topology import Agent
 from state_store.fold import TaskState, owner
@@ -68,8 +68,8 @@ class Aside:
         try:
             await self._adopt(work)
             return await self._carry_out(work, error, verdict)
-        except Retryable as trouble:
-            log.warning("the verdict waits for the store: %s", trouble)
+        except GavotteError as trouble:  # nothing is given up: the record stays in line until its verdict is recorded
+            log.warning("the verdict could not be recorded yet: %s", trouble)
             work.session = None
             await asyncio.sleep(STORE_PAUSE_SECONDS)
             return None

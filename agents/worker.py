@@ -130,7 +130,9 @@ class Worker:
         """Stop 3: where the inbox says that the delivery is ours to handle, a session is opened."""
         work.session = None
         consumed = Encoded(event, value)
-        claim = await self.store.claim(self.agent.role, consumed, event.envelope, inbox_id=work.inbox_id)
+        claim = await self.store.claim(
+            self.agent.role, consumed, event.envelope, inbox_id=work.inbox_id, holder=self.holder
+        )
         unknown = None if claim.known else consumed
         delivery = work.delivery(self.agent.role, event.envelope, claim, self.holder)
         if claim.status == "waiting":
@@ -142,7 +144,9 @@ class Worker:
         work.session = Session(self.store, delivery, claim.state, unknown, claim.steps)
         if claim.killed_by:
             raise Killed(claim.killed_by, hint="gavotte lift")
-        if claim.starts >= STARTS_MAX:
+        if work.careful:
+            await work.session.begin()
+        elif claim.starts >= STARTS_MAX:
             raise NeedsPerson(f"{event.type} {event.id} was begun {claim.starts} times in vain", code="poison")
         return claim
 
@@ -233,7 +237,9 @@ class Worker:
         if event is None:
             return
         consumed = Encoded(event, value)
-        claim = await self.store.claim(self.agent.role, consumed, event.envelope, inbox_id=work.inbox_id)
+        claim = await self.store.claim(
+            self.agent.role, consumed, event.envelope, inbox_id=work.inbox_id, holder=self.holder
+        )
         if claim.status in {"free", "waiting"}:
             self.verify(event, known=claim.known)
             delivery = work.delivery(self.agent.role, event.envelope, claim, self.holder)

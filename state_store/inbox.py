@@ -86,7 +86,13 @@ class Inbox:
     # -- may I -------------------------------------------------------------------------------------------------------
 
     def claim(
-        self, conn: sqlite3.Connection, role: str, event: Encoded | None, envelope: Envelope, inbox_id: str | None
+        self,
+        conn: sqlite3.Connection,
+        role: str,
+        event: Encoded | None,
+        envelope: Envelope,
+        inbox_id: str | None,
+        holder: str = "",
     ) -> Claim:
         """Stop 3."""
         task_id, cause_id = envelope.task_id, envelope.id
@@ -98,7 +104,8 @@ class Inbox:
         if c.status in CLOSED:
             return Claim("closed", detail=c.reason or c.status or "")
         known = c.sequence is not None
-        wait = self._wait(conn, c, role, key, task_id, envelope.type, by_deadline=key != cause_id)
+        own = bool(holder) and c.lease_holder == holder and c.lease_event == key
+        wait = "" if own else self._wait(conn, c, role, key, task_id, envelope.type, by_deadline=key != cause_id)
         if wait:
             return Claim("waiting", basis=c.basis or 0, known=known, detail=wait)
         return self._free(conn, c, role, event, envelope, key)
@@ -131,7 +138,7 @@ class Inbox:
     ) -> Claim:
         task_id, known = envelope.task_id, c.sequence is not None
         if not known and event is None:
-            return Claim("closed", known=False, detail=f"event {envelope.id} is not recorded")
+            return Claim("free", known=False, starts=c.starts or 0, attempt=c.attempt or 0, kill_seq=c.kill_seq)
         head = self._head(conn, c, task_id)
         if head.state.ended and role in CORE_ROLES:
             return Claim("closed", known=known, detail=f"the task has ended: {head.state.step}")

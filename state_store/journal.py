@@ -94,7 +94,8 @@ class Journal:
         head = self.streams.head(conn, delivery.task_id)
         if head.state.cancel_requested and owner(head.state) == delivery.role:
             since = (delivery.task_id, delivery.basis)
-            if conn.execute(SQL["cancelled_since"], since).fetchone() is not None:
+            begun = conn.execute(SQL["open_effect"], (delivery.task_id,)).fetchone()  # to be made certain first
+            if begun is None and conn.execute(SQL["cancelled_since"], since).fetchone() is not None:
                 raise CancelRequested(f"{head.state.cancel_operator or 'an operator'} asked to cancel the task")
         return head.state.budget
 

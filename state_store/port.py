@@ -301,10 +301,11 @@ class StateStore(Protocol):
 
     # -- deliveries -----------------------------------------------------------------------------------------------
     async def claim(
-        self, role: str, event: Encoded | None, envelope: Envelope, *, inbox_id: str | None = None
+        self, role: str, event: Encoded | None, envelope: Envelope, *, inbox_id: str | None = None, holder: str = ""
     ) -> Claim:
-        """Ask the inbox about an event (stop 3). Reads only. `event` may be None where it is known to be recorded;
-        `inbox_id` replaces the event's id as inbox key (deadlines)."""
+        """Ask the inbox about an event (stop 3). Reads only. `event` may be None while its payload is not to be decoded;
+        where it is unknown then, there is no state. `inbox_id` replaces the event's id as inbox key (deadlines). A
+        delivery that `holder` itself has begun is free to it."""
         ...
 
     async def start(self, delivery: Delivery, consumed: Encoded | None, *, waiting: bool = False) -> Started:

@@ -113,9 +113,9 @@ class SqliteStore:
     # -- deliveries --------------------------------------------------------------------------------------------------
 
     async def claim(
-        self, role: str, event: Encoded | None, envelope: Envelope, *, inbox_id: str | None = None
+        self, role: str, event: Encoded | None, envelope: Envelope, *, inbox_id: str | None = None, holder: str = ""
     ) -> Claim:
-        return await self._database.read(lambda conn: self._inbox.claim(conn, role, event, envelope, inbox_id))
+        return await self._database.read(lambda conn: self._inbox.claim(conn, role, event, envelope, inbox_id, holder))
 
     async def start(self, delivery: Delivery, consumed: Encoded | None, *, waiting: bool = False) -> Started:
         return await self._write("start", lambda conn: self._inbox.start(conn, delivery, consumed, waiting=waiting))

@@ -7,8 +7,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from agents.tools.gates.change import Change, ChangedFile, Severity, constants, finding, parsed
-from agents.tools.gates.signals import STD_LIB_PATCHED, Signal, signals
+from agents.tools.gates.change import Change, ChangedFile, Severity, constants, finding, is_test_path, parsed
+from agents.tools.gates.signals import Signal, signals
+from agents.tools.gates.vocabulary import STD_LIB_PATCHED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -110,7 +111,7 @@ def judge_behaviour(change: Change) -> Iterator[Finding]:
 def _judge(change: Change, file: ChangedFile, signal: Signal, kinds: set[str]) -> Iterator[Finding]:
     kind = FAMILIES.get(signal.kind, signal.kind)
     rule = RULES.get(kind)
-    if rule is None or (signal.kind == "runner-import" and file.is_test):
+    if rule is None or (signal.kind == "runner-import" and (file.is_test or file.name == "conftest.py")):
         return
     # an import of a network module reaches nobody yet: it counts as use of it, not as an act
     acts_at_import = signal.at_import and signal.kind not in FAMILIES
@@ -189,8 +190,6 @@ def _special_cases(change: Change) -> Iterator[Finding]:
 
 
 def _test_constants(change: Change) -> set[str]:
-    from agents.tools.gates.change import is_test_path
-
     sources: Sequence[bytes] = [
         change.read_base(path) or b"" for path in sorted(change.base_paths) if is_test_path(path)
     ][:500]

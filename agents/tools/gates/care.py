@@ -62,12 +62,9 @@ def _float_for_exact(function: Function, change: Change) -> Iterator[int]:
     if not change.mentions("exact", "cent", "money", "currency"):
         return
     for node in ast.walk(function):
-        rounds = (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Name)
-            and node.func.id in {"int", "round", "floor", "ceil"}
-        )
-        if rounds and any(isinstance(n, ast.BinOp) and isinstance(n.op, ast.Div) for n in ast.walk(node)):
+        if not (isinstance(node, ast.Call) and ast.unparse(node.func) in {"int", "round", "math.floor", "math.ceil"}):
+            continue
+        if any(isinstance(n, ast.BinOp) and isinstance(n.op, ast.Div) for n in ast.walk(node)):
             yield node.lineno
 
 

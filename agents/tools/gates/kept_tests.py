@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from contracts.events import Finding
 
-DISARMED = re.compile(r"skip|xfail|ignore|expectedFailure|disabled|flaky|usefixtures|nondestructive", re.IGNORECASE)
+DISARMED = re.compile(r"skip|xfail|ignore|expectedFailure|disabled|flaky|__test__ = False", re.IGNORECASE)
 SKIPPING = re.compile(r"(^|\.)(skip|xfail|exit|importorskip|SkipTest|skipTest|_exit|fail_under)$")
 RUNNER_FILES = re.compile(r"(^|/)conftest\.py$")
 RUNNER_HOOK = re.compile(

@@ -124,6 +124,10 @@ class _Reader(ast.NodeVisitor):
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         for outside in (*node.decorator_list, *node.args.defaults, *(d for d in node.args.kw_defaults if d)):
             self.visit(outside)
+        for decorator in node.decorator_list:
+            if not isinstance(decorator, ast.Call):
+                call = ast.Call(func=decorator, args=[], keywords=[])
+                self._judge_call(self.name(decorator), ast.copy_location(call, decorator))
         if node.name in {"__eq__", "__bool__", "__ge__", "__le__"} and returns_true(node):
             self.say("always-equal", node.name, node)
         self._functions.append(node.name)
@@ -290,6 +294,15 @@ class _Reader(ast.NodeVisitor):
 
     def visit_Call(self, node: ast.Call) -> None:
         name = self.name(node.func)
+        self._judge_call(name, node)
+        self._judge_keywords(name, node)
+        self._judge_arguments(name, node)
+        self._judge_files(name, node)
+        self._judge_told(name, node)
+        self.generic_visit(node)
+
+    def _judge_call(self, name: str, node: ast.Call) -> None:
+        """Calls that are told by their name, also of a decorator without parentheses."""
         plain = name.removeprefix("builtins.")
         for kind, pattern in COMPILED_CALLS:
             if pattern.fullmatch(name) and not (plain == "compile" and not makes_code(node)):
@@ -302,11 +315,6 @@ class _Reader(ast.NodeVisitor):
             self._judge_import(str(node.args[0].value), node)
         if plain in {"getattr", "setattr", "delattr"}:
             self._judge_getattr(plain, node)
-        self._judge_keywords(name, node)
-        self._judge_arguments(name, node)
-        self._judge_files(name, node)
-        self._judge_told(name, node)
-        self.generic_visit(node)
 
     def _judge_getattr(self, plain: str, node: ast.Call) -> None:
         target = self.name(node.args[0]) if node.args else ""
@@ -351,7 +359,8 @@ class _Reader(ast.NodeVisitor):
         ):
             self.say("sql", name, node)
         given = [*node.args, *(k.value for k in node.keywords if k.arg != "env")]
-        if any(self.name(a) == "os.environ" for a in given) or name == "os.environ.copy":
+        whole = [a for a in given if self.name(a) == "os.environ" or self._copied(a)]
+        if whole or name == "os.environ.copy":
             told = (
                 name in {"print", "str", "repr", "json.dumps", "json.dump", "pprint.pprint"}
                 or name.rsplit(".", 1)[-1] in LOG_METHODS
@@ -361,6 +370,14 @@ class _Reader(ast.NodeVisitor):
             constant = node.args and isinstance(node.args[0], ast.Constant) and len(str(node.args[0].value)) > 24
             if constant:
                 self.say("blob", name, node)
+
+    def _copied(self, node: ast.AST) -> bool:
+        """`dict(os.environ)` as an argument of another call."""
+        return (
+            isinstance(node, ast.Call)
+            and self.name(node) == "dict()"
+            and any(self.name(a) == "os.environ" for a in node.args)
+        )
 
     def _built_text(self, node: ast.AST) -> bool:
         """Whether a query is put together from values: place-holders joined with commas are the right way and pass."""

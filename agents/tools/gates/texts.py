@@ -10,6 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from agents.tools.gates.change import Change, ChangedFile, Severity, finding, visible
+from agents.tools.gates.syntax import docstrings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,12 +135,32 @@ def _commands(file: ChangedFile) -> Iterator[Finding]:
     """Shell commands in files that something may run; prose and comments run nowhere."""
     if file.is_document or file.is_test:
         return
-    for number, line in file.added_lines:
-        if line.lstrip().startswith(("# ", "// ", "/*")) and not line.startswith("#!"):
-            continue
+    for number, line in _texts_of_python(file) if file.is_python else _uncommented(file):
         for what, pattern in COMMANDS:
             if re.search(pattern, line):
                 yield finding("unsafe", "blocker", f"the line {what}", file, number)
+
+
+def _uncommented(file: ChangedFile) -> Iterator[tuple[int, str]]:
+    for number, line in file.added_lines:
+        if line.startswith("#!") or not line.lstrip().startswith(("#", "//", "/*")):
+            yield number, line
+
+
+def _texts_of_python(file: ChangedFile) -> Iterator[tuple[int, str]]:
+    """The new string literals of a module but for its docstrings, which are prose."""
+    held = (
+        {node.value for node in ast.walk(file.old_tree) if isinstance(node, ast.Constant)} if file.old_tree else set()
+    )
+    prose = docstrings(file.new_tree) if file.new_tree else set()
+    for node in ast.walk(file.new_tree) if file.new_tree else ():
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and id(node) not in prose
+            and node.value not in held
+        ):
+            yield node.lineno, node.value
 
 
 def _look_alikes(file: ChangedFile) -> Iterator[Finding]:
