@@ -19,7 +19,7 @@ BEYOND_RULES = {"partial", "wrong-fix"}
 """Kinds that only tests can tell from a right change."""
 
 
-async def make(store: GitStore, folder: Path, files: dict[str, str]) -> str:
+def commit_files(folder: Path, files: dict[str, str]) -> None:
     folder.mkdir()
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -28,6 +28,11 @@ async def make(store: GitStore, folder: Path, files: dict[str, str]) -> str:
     env |= {f"GIT_{who}_{what}": "a" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     for command in (("init", "-q"), ("add", "-A"), ("commit", "-qm", "base")):
         subprocess.run(["git", *command], cwd=folder, env=env, check=True)
+
+
+async def make(store: GitStore, folder: Path, files: dict[str, str]) -> str:
+    """A repository with these files, imported; its commit."""
+    commit_files(folder, files)
     return await store.import_commit(folder, (await store.inspect(folder)).head_commit)
 
 
