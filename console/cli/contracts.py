@@ -1,0 +1,129 @@
+"""`contracts`: what crosses a process boundary, and whether classes and schema files agree."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from console.cli.call import EXIT_FAILED, Call, Json, command
+from console.cli.output import put, put_fields, put_json, put_table
+
+contracts = typer.Typer(help="Events, their schemas and who says them.", no_args_is_help=True, rich_markup_mode=None)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Put these commands into the program."""
+    app.add_typer(contracts, name="contracts")
+    command(contracts, "list")(list_)
+    command(contracts)(show)
+    command(contracts)(check)
+
+
+def list_(_call: Call, json: Json = False) -> None:
+    """List every event with its schema id, who says it and who hears it."""
+    from contracts.events import EVENTS
+
+    found = [row(cls.event_type(), cls.event_version()) for cls in EVENTS]
+    if json:
+        put_json(found)
+        return
+    rows = [
+        (
+            str(each["schema_id"]),
+            each["type"],
+            str(each["version"]),
+            ", ".join(each["said_by"]),
+            ", ".join(each["heard_by"]),
+        )
+        for each in found
+    ]
+    put_table(("id", "event", "version", "said by", "heard by"), rows, right=("id", "version"))
+
+
+def show(
+    _call: Call,
+    event: Annotated[str, typer.Argument(metavar="EVENT", help="The event's type, for instance PlanProposed.")],
+    version: Annotated[int | None, typer.Option(min=1, help="Default the newest.")] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the Avro schema alone.")] = False,
+    json: Json = False,
+) -> None:
+    """Print an event's fields, and who says and hears it."""
+    from contracts.errors import NotFound
+    from contracts.events import latest_version, payload_class
+    from contracts.registry import CommittedIds
+
+    cls = payload_class(event, version or latest_version(event) or 0)
+    if cls is None:
+        raise NotFound(f"no event is called {event}{f' v{version}' if version else ''}", hint="gavotte contracts list")
+    if schema:
+        put(CommittedIds().by_type(event, cls.event_version()).text.rstrip())
+        return
+    about = row(event, cls.event_version()) | {"what": (cls.__doc__ or "").strip()}
+    fields = [field_row(name, field) for name, field in cls.model_fields.items()]
+    if json:
+        put_json(about | {"fields": fields, "json_schema": cls.model_json_schema()})
+        return
+    put_fields(
+        [
+            (name.replace("_", " "), ", ".join(value) if isinstance(value, list) else str(value))
+            for name, value in about.items()
+        ]
+    )
+    put()
+    put_table(("field", "type", "default"), [(each["name"], each["type"], each["default"]) for each in fields])
+
+
+def check(_call: Call, json: Json = False) -> int:
+    """Compare the classes, the schema files and the table of ids; exit 1 where they disagree."""
+    from contracts.errors import GavotteError
+    from contracts.events import EVENTS
+    from contracts.registry import CommittedIds, fingerprint
+    from contracts.schemas.generate import avro_schema
+
+    wrong: list[str] = []
+    try:
+        known = CommittedIds()
+    except GavotteError as error:
+        wrong.append(error.message)
+    else:
+        for cls in EVENTS:
+            name = f"{cls.event_type()} v{cls.event_version()}"
+            try:
+                schema = known.by_type(cls.event_type(), cls.event_version())
+            except GavotteError as error:
+                wrong.append(error.message)
+                continue
+            if schema.fingerprint != fingerprint(avro_schema(cls)):
+                wrong.append(f"{name}: the class and its schema file differ")
+    if json:
+        put_json({"events": len(EVENTS), "wrong": wrong})
+    else:
+        for line in wrong:
+            put(line)
+        put(f"{len(EVENTS)} events, {len(wrong)} wrong")
+    return EXIT_FAILED if wrong else 0
+
+
+def row(type_: str, version: int) -> dict[str, Any]:
+    """An event in the table: names are stable."""
+    from contracts.registry import CommittedIds
+    from contracts.topology import Topology, topic_of
+
+    topology = Topology()
+    said_by = list(topology.producers(type_))
+    return {
+        "type": type_,
+        "version": version,
+        "schema_id": CommittedIds().by_type(type_, version).id,
+        "said_by": said_by,
+        "heard_by": list(topology.consumers(type_)),
+        "topics": [topic_of(producer) for producer in said_by],
+    }
+
+
+def field_row(name: str, field: Any) -> dict[str, str]:
+    """A field of a payload."""
+    kind = getattr(field.annotation, "__name__", "") if isinstance(field.annotation, type) else ""
+    default = "required" if field.is_required() else str(field.get_default(call_default_factory=True))
+    return {"name": name, "type": kind or str(field.annotation).replace("typing.", ""), "default": default}

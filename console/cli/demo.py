@@ -1,0 +1,25 @@
+"""`demo`: the whole dance on a bundled sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from console.cli.call import Call, command
+
+
+def add_to(app: typer.Typer) -> None:
+    """Put this command into the program."""
+    command(app)(demo)
+
+
+async def demo(
+    call: Call,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Approve without asking.")] = False,
+) -> int:
+    """Watch the dance on a bundled sample: four processes fix, review and deploy it in ./.demo; no key, no AI."""
+    from console.demo import FOLDER, run
+
+    return await run(call.data or Path(FOLDER), yes=yes)

@@ -1,0 +1,92 @@
+"""The machine and the data folder: `doctor`, `config show`, `rebuild`, `audit verify`, `version`."""
+
+from __future__ import annotations
+
+import typer
+
+from console.cli.call import EXIT_FAILED, Call, Json, command
+from console.cli.output import put, put_json, put_table, say, styled
+from console.harmless import harmless
+from console.words import count
+
+STYLES = {"ok": "green", "better": "yellow", "lacks": "red"}
+
+config = typer.Typer(help="Settings and where each came from.", no_args_is_help=True, rich_markup_mode=None)
+audit = typer.Typer(help="Proof that the record is whole.", no_args_is_help=True, rich_markup_mode=None)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Put these commands into the program."""
+    command(app)(doctor)
+    app.add_typer(config, name="config")
+    command(config, "show")(show)
+    command(app)(rebuild)
+    app.add_typer(audit, name="audit")
+    command(audit)(verify)
+    command(app)(version)
+
+
+async def doctor(call: Call, json: Json = False) -> int:
+    """Look at what this machine has and lacks; exit 1 where something needed is missing."""
+    from console.doctor import examine
+
+    found = await examine(call.settings)
+    if json:
+        put_json([{"name": f.name, "verdict": f.verdict, "finding": f.finding, "hint": f.hint} for f in found])
+    else:
+        for each in found:
+            put(f"{styled(f'{each.verdict:<7}', STYLES[each.verdict])} {each.name:<10} {harmless(each.finding)}")
+            if each.hint:
+                put(f"{'':<19}try: {harmless(each.hint)}")
+    return EXIT_FAILED if any(each.verdict == "lacks" for each in found) else 0
+
+
+def show(call: Call, json: Json = False) -> None:
+    """Print every setting, its value and its origin; secrets are masked."""
+    rows = call.settings.rows()
+    if json:
+        put_json([{"key": key, "value": value, "origin": origin} for key, value, origin in rows])
+        return
+    put_table(("setting", "value", "origin"), rows)
+
+
+async def rebuild(call: Call, json: Json = False) -> None:
+    """Drop the views and fold them anew from the events."""
+    runtime = await call.runtime()
+    tasks = await runtime.store.rebuild_views()
+    if json:
+        put_json({"tasks": tasks})
+    else:
+        put(f"rebuilt the views of {count(tasks, 'task')}")
+
+
+async def verify(call: Call, json: Json = False) -> int:
+    """Check the hash chain of every task: edits, insertions, deletions and reordering show; exit 1 where one does."""
+    runtime = await call.runtime()
+    wrong = await runtime.store.verify_chain()
+    statistics = await runtime.store.statistics()
+    if json:
+        put_json({"wrong": wrong, "events": statistics.get("events")})
+    else:
+        for line in wrong:
+            put(harmless(line))
+        say(f"{statistics.get('events', 0)} events, {count(len(wrong), 'fault')}")
+    return EXIT_FAILED if wrong else 0
+
+
+def version(_call: Call, json: Json = False) -> None:
+    """Print the version of gavotte and of what it stands on."""
+    import platform
+    import sqlite3
+    from importlib import metadata
+
+    found = {
+        "gavotte": metadata.version("gavotte"),
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+    if json:
+        put_json(found)
+        return
+    put(f"gavotte {found['gavotte']} (Python {found['python']}, SQLite {found['sqlite']}, {found['platform']})")

@@ -1,0 +1,95 @@
+"""The `gavotte` command: its nouns and verbs, and the one place where an error becomes words and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import typer
+
+from console.cli import (
+    acts,
+    contracts,
+    demo,
+    events,
+    letters,
+    machine,
+    processes,
+    projects,
+    submit,
+    tasks,
+    watch,
+)
+from console.cli.output import say, styled
+from console.harmless import harmless
+from contracts.errors import GavotteError
+
+EXIT_USAGE: Final = 2
+EXIT_BROKEN_PIPE: Final = 141
+"""128 and SIGPIPE, as other programs end when their reader leaves."""
+
+app = typer.Typer(
+    name="gavotte",
+    help="Watch, steer and prove a dance of agents in which nobody leads.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for room in (processes, submit, tasks, watch, events, acts, projects, letters, contracts, machine, demo):
+    room.add_to(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return int(app(given, prog_name="gavotte", standalone_mode=False) or 0)
+    except GavotteError as error:
+        return _explain(error.message, error.hint, error.exit_code)
+    except typer.Abort:
+        return _explain("aborted", "", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is said on leaving
+        return EXIT_BROKEN_PIPE
+    except Exception as error:  # noqa: BLE001  the last resort: a person never meets a traceback
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # the parser's errors
+            return _explain(error.format_message(), _help_for(error), EXIT_USAGE)
+        return _unexpected(error, given)
+
+
+def _explain(message: str, hint: str, code: int) -> int:
+    say(f"{styled('error:', 'red', sys.stderr)} {harmless(message)}")
+    if hint:
+        say(f"  try: {harmless(hint)}")
+    return code
+
+
+def _help_for(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    return f"{context.command_path if context is not None else 'gavotte'} --help"
+
+
+def _unexpected(error: Exception, arguments: list[str]) -> int:
+    if "--debug" in arguments:
+        traceback.print_exception(error)
+        return 1
+    from tempfile import mkstemp
+
+    kind = f"{type(error).__name__}: {error}".splitlines()[0]
+    descriptor, name = mkstemp(prefix="gavotte-error-", suffix=".log")
+    with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(f"gavotte {' '.join(arguments)}\n\n")
+        traceback.print_exception(error, file=file)
+    return _explain(f"something unexpected went wrong: {kind}", f"look into {Path(name)}, or add --debug", 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

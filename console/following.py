@@ -1,0 +1,81 @@
+"""Follows the events of one task as they are recorded, from the store alone: losing the bus's news only delays."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from console.timeline import Line, line_of
+
+if TYPE_CHECKING:
+    from agents.wiring import Runtime
+    from state_store.fold import TaskState
+    from state_store.port import Recorded
+
+PAUSE_SECONDS: Final = 0.05
+PAUSE_SECONDS_MAX: Final = 0.5
+PERSON_STATUSES: Final = frozenset({"waiting", "escalated"})
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An event with its payload (None where this build does not know the type) and the state right after it."""
+
+    recorded: Recorded
+    payload: Any
+    state: TaskState
+
+    def line(self, me: str = "") -> Line:
+        """The event in words; `me` is the operator who reads it."""
+        envelope = self.recorded.envelope
+        return line_of(envelope.type, envelope.role, self.payload, me=me)
+
+
+def decoded(runtime: Runtime, recorded: Recorded) -> Any:
+    """The payload of a stored event; None where this build has no class for it."""
+    from contracts.events import latest_version
+
+    latest = latest_version(recorded.envelope.type)
+    if latest is None or recorded.envelope.version > latest:
+        return None
+    return runtime.codec.decode(recorded.envelope, recorded.value).payload
+
+
+def seen_of(runtime: Runtime, stream: list[Recorded], state: TaskState) -> list[Seen]:
+    """Fold recorded events onto a state, one by one."""
+    from contracts.envelope import Event
+    from state_store.fold import evolve, moves
+
+    found = []
+    for recorded in stream:
+        payload = decoded(runtime, recorded)
+        if moves(recorded.envelope.type) and payload is not None:
+            state = evolve(state, Event(recorded.envelope, payload), recorded.sequence)
+        else:
+            state = state.model_copy(update={"sequence": recorded.sequence})
+        found.append(Seen(recorded, payload, state))
+    return found
+
+
+async def history(runtime: Runtime, task_id: str, *, upto: int | None = None) -> list[Seen]:
+    """All events of a task so far, in order."""
+    from state_store.fold import TaskState
+
+    return seen_of(runtime, await runtime.store.stream(task_id, upto=upto), TaskState(task_id=task_id))
+
+
+async def follow(runtime: Runtime, task_id: str) -> AsyncGenerator[Seen, None]:
+    """The events of a task as they come, for ever; the caller leaves when it has seen enough."""
+    from state_store.fold import TaskState
+
+    state, pause_seconds = TaskState(task_id=task_id), PAUSE_SECONDS
+    while True:
+        stream = await runtime.store.stream(task_id)
+        new = [recorded for recorded in stream if recorded.sequence > state.sequence]
+        for seen in seen_of(runtime, new, state):
+            state = seen.state
+            yield seen
+        pause_seconds = PAUSE_SECONDS if new else min(pause_seconds * 1.5, PAUSE_SECONDS_MAX)
+        await asyncio.sleep(pause_seconds)

@@ -1,0 +1,136 @@
+"""Why a task stands where it stands: whose turn it is, since when, until when, and what is open; plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from console.words import moment, span
+from contracts.topology import awaited
+from state_store.fold import TaskState, due_us, owner
+
+if TYPE_CHECKING:
+    from state_store.port import InboxRow, Kill
+
+MICRO = 1_000_000
+OPEN_STATUSES = ("started", "waiting", "retry", "parked", "dead")
+
+
+@dataclass(frozen=True)
+class Why:
+    """The answer. `turn` is a role, `a person`, or empty at the end; times in microseconds."""
+
+    task_id: str
+    status: str
+    step: str
+    turn: str
+    role: str
+    awaits: tuple[str, ...]
+    since_us: int
+    until_us: int | None
+    sentences: tuple[str, ...]
+    commands: tuple[str, ...] = field(default_factory=tuple)
+
+
+def explain(
+    state: TaskState, inbox: Sequence[InboxRow], kills: Sequence[Kill], living: Sequence[str], now_us: int
+) -> Why:
+    """All that is known about the wait. `living` are the roles with a process alive on this machine."""
+    role = owner(state) or ""
+    row = awaited(state.step)
+    until = due_us(state)
+    person = state.status in {"waiting", "escalated"}
+    sentences, commands = _standing(state, role, person=person)
+    if until is not None:
+        sentences.append(_time(state.since_us, until, now_us))
+    covering = [kill for kill in kills if covers(kill, state.task_id, role)]
+    for kill in covering:
+        sentences.append(f"A kill of {_scope(kill)} stops it{f': {kill.reason}' if kill.reason else ''}.")
+        commands.append(f"gavotte lift {kill.event_id}")
+    open_rows = [row for row in inbox if row.status in OPEN_STATUSES]
+    sentences += [_delivery(row, now_us) for row in open_rows]
+    commands += [f"gavotte dlq redrive {row.event_id}" for row in open_rows if row.status == "dead"]
+    if role and not person and not covering and role not in living:
+        sentences.append(f"No {role} agent is running on this machine.")
+        commands.append("gavotte up")
+    return Why(
+        task_id=state.task_id,
+        status=state.status,
+        step=state.step,
+        turn="a person" if person else role,
+        role=role,
+        awaits=_awaits(state, row.awaits if row else ()),
+        since_us=state.since_us,
+        until_us=until,
+        sentences=tuple(sentences),
+        commands=tuple(commands),
+    )
+
+
+def covers(kill: Kill, task_id: str, role: str) -> bool:
+    """Whether an active kill stops this task in the hands of this role."""
+    if kill.lifted:
+        return False
+    return kill.scope == "all" or (kill.scope, kill.target) in {("task", task_id), ("role", role)}
+
+
+def _standing(state: TaskState, role: str, *, person: bool) -> tuple[list[str], list[str]]:
+    id_ = state.task_id
+    if state.ended:
+        return [f"The task has {_ended(state)}{f': {state.outcome}' if state.outcome else ''}."], []
+    if state.pause is not None:
+        commands = [state.pause.hint or f"gavotte resume {id_}", f"gavotte cancel {id_}"]
+        return [f"It waits for a person, because {role} cannot go on: {state.pause.reason}."], commands
+    if person and state.approval is not None:
+        digest = state.approval.digest
+        commands = [f"gavotte diff {id_}", f"gavotte approve {id_}", f"gavotte deny {id_}"]
+        return [f"It waits for a person to approve {digest} for production; {role} asked."], commands
+    row = awaited(state.step)
+    words = " or ".join(row.awaits) if row else "nothing"
+    sentences = [f"It is {role}'s turn: {words} is awaited from it after step {state.step}."]
+    if state.cancel_requested:
+        sentences.append(
+            f"{state.cancel_operator or 'Somebody'} asked to cancel it; {role} answers with TaskCancelled."
+        )
+    return sentences, []
+
+
+def _ended(state: TaskState) -> str:
+    return "been cancelled" if state.step == "cancelled" else state.step
+
+
+def _awaits(state: TaskState, usual: tuple[str, ...]) -> tuple[str, ...]:
+    if state.ended:
+        return ()
+    if state.pause is None:
+        return usual
+    return ("TaskResumed",) if state.pause.kind == "escalated" else ("BudgetRaised",)
+
+
+def _time(since_us: int, until_us: int, now_us: int) -> str:
+    since = f"So since {moment(since_us)} ({span((now_us - since_us) / MICRO)} ago)"
+    if until_us < now_us:
+        return f"{since}; the deadline {moment(until_us)} has passed, the owner acts on it at its next sweep."
+    return f"{since}, until {moment(until_us)} (in {span((until_us - now_us) / MICRO)}) at the latest."
+
+
+def _scope(kill: Kill) -> str:
+    return "everything" if kill.scope == "all" else f"{kill.scope} {kill.target}"
+
+
+def _delivery(row: InboxRow, now_us: int) -> str:
+    because = f": {row.reason}" if row.reason else ""
+    words = {
+        "started": f"{row.role} is at work on {row.event_type} (begun {row.starts} times)"
+        if row.starts > 1
+        else f"{row.role} is at work on {row.event_type}",
+        "waiting": f"{row.role} keeps {row.event_type} until its turn",
+        "retry": f"{row.role} tries {row.event_type} again (attempt {row.attempt + 1})",
+        "parked": f"{row.role} has parked {row.event_type}",
+        "dead": f"{row.role} has given up on {row.event_type}, it is a letter now",
+    }
+    due = ""
+    if row.status == "retry" and row.due_us is not None:
+        due = " now" if row.due_us <= now_us else f" in {span((row.due_us - now_us) / MICRO)}"
+    return f"{words[row.status]}{due}{because}."
