@@ -68,8 +68,12 @@ async def draft_plan(submission: Any, state: Any, tools: PlanningTools, survey: 
         steps = (PlanStep(title=f"run {words}"), PlanStep(title="show that the same tests pass before and after"))
         return PlanDraft(summary=f"Run {words} and keep every test green", files=files, steps=steps)
     diff = await tools.text(submission.patch)
-    touched = await tools.read_patch(PatchRequest(base=state.base_commit, diff=diff), why="see what the patch touches")
-    files = tuple(state.scope) or touched.paths
+    files = tuple(state.scope)
+    if not files:
+        about = await tools.scope_patch(
+            PatchRequest(base=state.base_commit, diff=diff), why="bound what may be touched"
+        )
+        files = about.files
     steps = (
         PlanStep(title="apply the submitted patch"),
         PlanStep(title="judge it by rules and by the tests of the base"),

@@ -18,9 +18,7 @@ async def handle(event: Event, state: Any, tools: ReviewTools, prompt: Prompt) -
         return [event.cause(turn_down(change, (unapplied(change),), None))]
     applies = GateResult(gate="applies", passed=True, summary=f"{len(change.files)} files")
     rules = await tools.judge_rules(
-        ChangeUnderReview(
-            base=change.base_commit, head=change.head_commit, author=state.author, files=plan.files, scope=state.scope
-        ),
+        ChangeUnderReview(base=change.base_commit, head=change.head_commit, author=state.author, files=plan.files),
         why="no rule is for the author to judge",
     )
     gates = (applies, *rules.gates)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel
 
 from agents.tools.evidence import evidence_of, keep_report, run_project_tests
+from agents.tools.gates import grounded_scope
 from agents.tools.judging import could_not_evaluate, imports_fail, prepare_line
 from agents.tools.toolbox import Toolbox, tool
 from contracts.errors import Rejected
@@ -16,6 +18,7 @@ from contracts.prompts import Prompt
 
 FILES_LISTED_MAX = 400
 TAIL_CHARACTERS = 400
+SOURCES_BYTES_MAX = 8 << 20
 
 
 class SurveyRequest(BaseModel):
@@ -44,10 +47,10 @@ class PatchRequest(BaseModel):
     diff: str
 
 
-class PatchPaths(BaseModel):
-    """The paths that a diff names; `problem` where it is no diff at all."""
+class PatchScope(BaseModel):
+    """The paths that a task with a patch may touch; `problem` where the diff does not apply."""
 
-    paths: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     problem: str = ""
 
 
@@ -93,14 +96,23 @@ class PlanningTools(Toolbox):
         return found.model_copy(update={"problem": problem, "problem_code": "tests_do_not_run", "hint": hint})
 
     @tool
-    async def read_patch(self, arguments: PatchRequest) -> PatchPaths:
-        """List the paths that a submitted diff touches, as git itself applies it."""
-        git = self.resources.git
+    async def scope_patch(self, arguments: PatchRequest) -> PatchScope:
+        """Say which source files the task is about, from its words and the tests, not from the patch alone."""
+        git, state = self.resources.git, self.session.state
         try:
             tree = await git.apply_patch(arguments.base, arguments.diff)
-            return PatchPaths(paths=tuple(change.path for change in await git.changes(arguments.base, tree)))
         except Rejected as error:
-            return PatchPaths(problem=str(error))
+            return PatchScope(problem=str(error))
+        touched = [change.path for change in await git.changes(arguments.base, tree)]
+        entries = [entry for entry in await git.list_files(arguments.base) if entry.path.endswith(".py")]
+        if sum(entry.size_bytes for entry in entries) > SOURCES_BYTES_MAX:
+            return PatchScope(files=tuple(touched))
+        contents = await git.read_blobs([entry.blob for entry in entries])
+        by_path = {entry.path: contents[entry.blob] for entry in entries}
+        words = f"{state.title}\n{state.description}"
+        about = await asyncio.to_thread(grounded_scope, list(by_path), by_path.get, words)
+        other = [path for path in touched if not path.endswith(".py")]
+        return PatchScope(files=(*about, *other) if about else tuple(touched))
 
     async def draft_plan(self, survey: Survey, prompt: Prompt) -> PlanDraft:
         """Ask the model for a plan, grounded in the files that exist."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Literal
 
 from pydantic import BaseModel
 
 from agents.tools import testing
 from agents.tools.evidence import evidence_of, keep_report, kept_report, run_project_tests
-from agents.tools.testing import TestReport
+from agents.tools.gates import Change, judge, needs_person, read_change
+from agents.tools.gates.change import is_test_path
+from agents.tools.reports import TestReport
 from agents.tools.toolbox import Toolbox, tool
 from contracts.errors import GavotteError
 from contracts.events import Evidence, Finding, GateResult
@@ -25,7 +28,6 @@ class ChangeUnderReview(BaseModel):
     head: str
     author: Literal["model", "command", "patch"]
     files: tuple[str, ...] = ()
-    scope: tuple[str, ...] = ()
 
 
 class RulesVerdict(BaseModel):
@@ -66,7 +68,24 @@ class ReviewTools(Toolbox):
     @tool
     async def judge_rules(self, arguments: ChangeUnderReview) -> RulesVerdict:
         """Hold the diff against the rules: scope, tests kept, secrets, unsafe patterns, protected paths, size."""
-        raise NotImplementedError
+        git, state = self.resources.git, self.session.state
+        listing = await git.list_files(arguments.base)
+        tests = {
+            entry.path: entry.blob
+            for entry in listing
+            if is_test_path(entry.path) and entry.size_bytes <= FILE_BYTES_MAX
+        }
+        contents = await git.read_blobs(list(tests.values()))
+        change = Change(
+            files=await read_change(git, arguments.base, arguments.head),
+            scope=arguments.files,
+            author=arguments.author,
+            task_text=f"{state.title}\n{state.description}",
+            base_paths=frozenset(entry.path for entry in listing),
+            read_base=lambda path: contents[tests[path]] if path in tests else None,
+        )
+        gates = await asyncio.to_thread(judge, change)
+        return RulesVerdict(gates=gates, needs_person=needs_person(gates))
 
     @tool
     async def judge_tests(self, arguments: TestsRequest) -> TestsVerdict:

@@ -54,7 +54,9 @@ def judge_scope(change: Change) -> Iterator[Finding]:
         if file.kind == "added" and file.is_python and PurePosixPath(file.path).stem in added_names:
             yield finding("scope", "minor", "a new module beside the plan, used by the change", file)
         else:
-            yield finding("scope", "blocker", "the plan does not name this file", file)
+            yield finding(
+                "scope", "blocker", "the plan does not name this file (submit with --scope to allow it)", file
+            )
 
 
 def judge_protected(change: Change) -> Iterator[Finding]:
