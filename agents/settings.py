@@ -308,7 +308,7 @@ def _from_file(path: Path, *, required: bool) -> dict[str, Any]:
     """A TOML file as dotted keys; {} where it may be absent and is."""
     try:
         parsed = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         if required:
             raise Usage(f"there is no settings file {path}", hint="check --config or GAVOTTE_CONFIG") from None
         return {}
