@@ -104,7 +104,7 @@ class Inbox:
         if c.status in CLOSED:
             return Claim("closed", detail=c.reason or c.status or "")
         known = c.sequence is not None
-        own = bool(holder) and c.lease_holder == holder and c.lease_event == key
+        own = holder != "" and (c.lease_holder, c.lease_event) == (holder, key)
         wait = "" if own else self._wait(conn, c, role, key, task_id, envelope.type, by_deadline=key != cause_id)
         if wait:
             return Claim("waiting", basis=c.basis or 0, known=known, detail=wait)
@@ -177,8 +177,6 @@ class Inbox:
             return Started("closed", detail=c.reason or c.status or "")
         if not waiting and _newly_killed(c, d):
             return Started("killed", detail=leases.kill_reason(conn, c.killed_by or 0))
-        if c.status == "started" and c.token and c.lease_event == d.event_id and c.lease_holder == d.holder:
-            return Started("started", c.token, c.starts or 0, self._steps(conn, d))
         head = self._head(conn, c, d.task_id)
         if head.state.ended and d.role in CORE_ROLES:
             return Started("closed", detail=f"the task has ended: {head.state.step}")
@@ -186,6 +184,8 @@ class Inbox:
             c = self._record_consumed(conn, head, c, consumed)
         except (Conflict, NotFound) as error:
             return Started("closed", detail=error.message)
+        if not waiting and c.status == "started" and _leased_by(c, d):
+            return self._started_before(conn, d, c)
         type_ = c.type or ""
         wait = self._wait(conn, c, d.role, d.event_id, d.task_id, type_, by_deadline=d.event_id != d.cause_id)
         if waiting or wait:
@@ -197,6 +197,13 @@ class Inbox:
         started = c._replace(starts=starts, basis=c.basis or max(d.basis, c.sequence or 0))
         self._put(conn, d, started, "started")
         return Started("started", token, starts, self._steps(conn, d))
+
+    def _started_before(self, conn: sqlite3.Connection, d: Delivery, c: Context) -> Started:
+        """The same beginning asked for again: the lease lives on; a basis that was not known then is known now."""
+        self.rules.renew(conn, d.holder, d.role)
+        if not c.basis:
+            self._put(conn, d, c._replace(basis=max(d.basis, c.sequence or 0)), "started")
+        return Started("started", c.token or 0, c.starts or 0, self._steps(conn, d))
 
     def _steps(self, conn: sqlite3.Connection, d: Delivery) -> tuple[Step, ...]:
         return self.journal.of_delivery(conn, d.task_id, d.cause_id, d.role)
@@ -265,9 +272,9 @@ class Inbox:
         """Why this worker may not write any more, or nothing."""
         if d.token:
             return "" if c.token == d.token else f"another worker holds the task (token {c.token}, not {d.token})"
-        if c.status in {"started", "parked", "dead"}:
-            return f"the delivery is {c.status} in other hands"
-        if self._leased(c):
+        if c.status in {"parked", "dead"}:
+            return f"the delivery was {c.status} meanwhile"
+        if self._leased(c) and not _leased_by(c, d):
             return f"{c.lease_holder} works on this task for {d.role}"
         return ""
 
@@ -292,7 +299,8 @@ class Inbox:
         due_us: int | None = None,
     ) -> None:
         self._put(conn, d, c, status, reason=reason, reason_code=reason_code, due_us=due_us)
-        leases.release(conn, d.token)
+        if c.token and c.lease_event == d.event_id:
+            leases.release(conn, c.token)
 
     def _put(
         self,
@@ -346,6 +354,11 @@ class Inbox:
 def _context(conn: sqlite3.Connection, role: str, event_id: str, cause_id: str, task_id: str) -> Context:
     keys = {"role": role, "event_id": event_id, "cause_id": cause_id, "task_id": task_id}
     return Context._make(conn.execute(SQL["context"], keys).fetchone())
+
+
+def _leased_by(c: Context, d: Delivery) -> bool:
+    """Whether the lease is this holder's, for this very delivery."""
+    return c.lease_event == d.event_id and c.lease_holder == d.holder
 
 
 def _newly_killed(c: Context, d: Delivery) -> bool:

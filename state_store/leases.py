@@ -57,9 +57,8 @@ class Leases:
 
 
 def release(conn: sqlite3.Connection, token: int) -> None:
-    """Let a lease go; harmless where it is another's by now."""
-    if token:
-        conn.execute(SQL["lease_release"], (token,))
+    """Let a lease go; harmless where its token has been replaced by another's."""
+    conn.execute(SQL["lease_release"], (token,))
 
 
 def kills(conn: sqlite3.Connection, *, active: bool = False) -> list[Kill]:

@@ -46,8 +46,11 @@ class Sweep:
     def next_waiting(self, conn: sqlite3.Connection, role: str, task_id: str, besides: str) -> Recorded | None:
         """The earliest event of the task that could go on now."""
         for row in self._ready(conn, role, task_id):
-            if row.status != "started" and row.event_id == row.cause_id and row.event_id != besides:
-                return self.streams.event(conn, row.cause_id)
+            if row.status == "started" or row.event_id != row.cause_id or row.event_id == besides:
+                continue
+            event = self.streams.event(conn, row.cause_id)
+            if event is not None:
+                return event
         return None
 
     # -- deliveries that were begun, retried or queued ---------------------------------------------------------------
