@@ -84,6 +84,16 @@ async def state_of(runtime: Runtime, task_id: str) -> TaskState:
     return row.state
 
 
+async def open_state_of(runtime: Runtime, task_id: str) -> TaskState:
+    """The same for an act that a task which has ended no longer takes; raises Conflict."""
+    state = await state_of(runtime, task_id)
+    if state.ended:
+        raise Conflict(
+            f"task {task_id} has ended already: {state.outcome or state.step}", hint=f"gavotte show {task_id}"
+        )
+    return state
+
+
 async def asked(runtime: Runtime, task_id: str) -> Asked:
     """What the task asks of a person now; raises Conflict where it asks nothing."""
     state = await state_of(runtime, task_id)
@@ -154,6 +164,7 @@ async def kill(runtime: Runtime, scope: str, target: str, *, reason: str = "") -
     fields = {"scope": scope, "target": target, "reason": reason, "operator": runtime.settings.operator_name}
     payload = KillRaised.model_validate(fields)
     if scope == "task":
+        await open_state_of(runtime, target)
         return await _act(runtime, await last_event(runtime, target), payload, None)
     event = root(payload, task_id=ids.SYSTEM_TASK, source=OPERATOR_SOURCE, trust="operator")
     return await record(runtime, event, None)

@@ -10,7 +10,7 @@ from console.harmless import clipped
 from console.words import count, short_digest
 
 if TYPE_CHECKING:
-    from contracts.events import Evidence, FileChange, Finding, GateResult
+    from contracts.events import Evidence, FileChange, Finding
 
 DETAIL_CHARACTERS_MAX: Final = 160
 FINDINGS_SHOWN: Final = 3
@@ -96,10 +96,12 @@ def _passed(p: Any) -> list[str]:
 
 
 def _asked_for_changes(p: Any) -> list[str]:
-    failed: list[GateResult] = [gate for gate in p.gates if not gate.passed]
-    detail = "; ".join(f"{gate.gate}: {gate.summary}" for gate in failed) or p.summary or "see the findings"
+    failed = [gate for gate in p.gates if not gate.passed]
+    ran = tests(p.evidence) if p.evidence is not None and p.evidence.failed else ""
+    said = [f"{gate.gate}: {ran if ran and 'tests' in gate.gate else gate.summary}" for gate in failed]
+    detail = "; ".join(said) or p.summary or "see the findings"
     weighty: list[Finding] = [f for f in p.findings if f.severity in {"blocker", "major"}] or list(p.findings)
-    below = [_finding(found) for found in weighty[:FINDINGS_SHOWN]]
+    below = [text for text in map(_finding, weighty[:FINDINGS_SHOWN]) if text not in detail]
     rest = len(weighty) - FINDINGS_SHOWN
     return [detail, *below, *([f"and {rest} more: gavotte log --json"] if rest > 0 else [])]
 
@@ -111,7 +113,13 @@ def _finding(found: Finding) -> str:
 
 
 def _staged(p: Any) -> list[str]:
-    return [f"health check {p.health}" if p.health else f"live at {p.path}"]
+    passed = "health check passed" if p.health.endswith("passed") else p.health
+    return [f"{_place(p.path)}{f', {passed}' if passed else ''}"]
+
+
+def _place(path: str) -> str:
+    """The last two names of a release's path: the project and the environment."""
+    return "/".join(path.rstrip("/").split("/")[-2:])
 
 
 def _approval_asked(p: Any) -> list[str]:
@@ -130,8 +138,7 @@ def _denied(p: Any) -> list[str]:
 
 
 def _produced(p: Any) -> list[str]:
-    branch = f", branch {p.branch.removeprefix('refs/heads/')}" if p.branch else ""
-    return [f"{p.path} -> {short_digest(p.digest)}{branch}"]
+    return [f"{_place(p.path)} -> {short_digest(p.digest)}{', and a new branch' if p.branch else ''}"]
 
 
 def _rolled_back(p: Any) -> list[str]:

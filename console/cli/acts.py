@@ -78,7 +78,7 @@ async def cancel(call: Call, task: TaskId, reason: Reason = "", json: Json = Fal
     from console import acts
 
     runtime = await call.runtime()
-    state = await acts.state_of(runtime, await runtime.store.find_task(task))
+    state = await acts.open_state_of(runtime, await runtime.store.find_task(task))
     put_act(await acts.cancel(runtime, state, reason=reason), json, "cancellation asked for; its owner ends the task")
 
 
@@ -87,7 +87,7 @@ async def resume(call: Call, task: TaskId, values: Values = None, note: Note = "
     from console import acts
 
     runtime = await call.runtime()
-    state = await acts.state_of(runtime, await runtime.store.find_task(task))
+    state = await acts.open_state_of(runtime, await runtime.store.find_task(task))
     recorded = await acts.resume(runtime, state, corrections=acts.pairs(values or []), note=note)
     put_act(recorded, json, "resumed, signed")
 
@@ -109,7 +109,7 @@ async def raise_(
     if tokens is None and steps is None and minutes is None and dollars is None:
         raise Usage("name at least one cap", hint="--tokens, --steps, --minutes or --dollars")
     runtime = await call.runtime()
-    state = await acts.state_of(runtime, await runtime.store.find_task(task))
+    state = await acts.open_state_of(runtime, await runtime.store.find_task(task))
     caps = state.budget.model_copy(update=named_caps(tokens, steps, minutes, dollars))
     put_act(await acts.raise_budget(runtime, state, caps, note=note), json, "budget raised, signed")
 

@@ -56,7 +56,7 @@ async def tasks(
         (
             short_id(row.state.task_id),
             row.state.status,
-            waiting_for(row.state) or row.state.step,
+            waiting_for(row.state),
             moment(row.updated_at_us),
             clipped(row.state.title, 60),
             clipped(row.state.repository.rpartition("/")[2], 30),

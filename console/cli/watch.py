@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -64,7 +65,7 @@ async def why(call: Call, task: TaskId, json: Json = False) -> None:
     if json:
         put_json(asdict(found))
         return
-    put(f"Task {short_id(task_id)} {clipped(state.title, 100)!r} is {state.status}, step {state.step}.")
+    put(f'Task {short_id(task_id)} "{clipped(state.title, 100)}" {standing(state)}.')
     for sentence in found.sentences:
         put(harmless(sentence))
     for said in found.commands:
@@ -77,10 +78,23 @@ async def _state(runtime: Runtime, task_id: str) -> TaskState:
     return await state_of(runtime, task_id)
 
 
+def standing(state: TaskState) -> str:
+    """Where a task stands, as the end of a sentence."""
+    if state.ended:
+        return "was cancelled" if state.step == "cancelled" else f"has {state.step}"
+    return f"is {state.status}, step {state.step.replace('_', ' ')}"
+
+
+def nearby(path: str) -> str:
+    """A path below the current folder is shown from here."""
+    here = Path.cwd()
+    return f"./{Path(path).relative_to(here)}" if Path(path).is_relative_to(here) else path
+
+
 def put_heading(state: TaskState) -> None:
     """The first line of a timeline."""
     title = clipped(state.title, 100)
-    put(f'{styled(f"Task {short_id(state.task_id)}", "bold")} "{title}"   {harmless(state.repository)}')
+    put(f'{styled(f"Task {short_id(state.task_id)}", "bold")} "{title}"   {harmless(nearby(state.repository))}')
 
 
 async def until_rest(
@@ -145,9 +159,7 @@ async def finish(call: Call, state: TaskState) -> int:
     if state.step == "succeeded":
         return 0
     if state.ended:
-        say(
-            f"the task has {'been cancelled' if state.step == 'cancelled' else 'failed'}: {clipped(state.outcome or '', 300)}"
-        )
+        say(f"the task {standing(state)}: {clipped(state.outcome or '', 300)}")
         return EXIT_FAILED
     id_ = short_id(state.task_id)
     if state.pause is not None:
