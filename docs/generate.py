@@ -207,10 +207,16 @@ def setting_table() -> str:
 # -- commands ----------------------------------------------------------------------------------------------------------
 
 
+EVERYWHERE = ("--data", "--config", "--debug")  # said once, on top
+
+
 def parameter_row(parameter: Any) -> tuple[str, str]:
-    """An argument or option and its help."""
-    names = parameter.opts + parameter.secondary_opts
-    shown = parameter.name.upper() if parameter.param_type_name == "argument" else ", ".join(names)
+    """An argument or option with its kind, and its help."""
+    names = ", ".join(parameter.opts + parameter.secondary_opts)
+    kind = "" if getattr(parameter, "is_flag", False) else "|".join(getattr(parameter.type, "choices", ()))
+    if not kind and not getattr(parameter, "is_flag", False):
+        kind = (parameter.metavar or parameter.type.name).upper()
+    shown = parameter.name.upper() if parameter.param_type_name == "argument" else f"{names} {kind}".strip()
     help_text = " ".join((getattr(parameter, "help", None) or "").split())
     return f"`{shown}`", help_text + (" Required." if parameter.required else "")
 
@@ -226,16 +232,16 @@ def command_pages() -> str:
     def visit(command: Any, path: str) -> None:
         words = " ".join((command.help or "").replace("\b", "").split())
         subcommands = dict(getattr(command, "commands", {}))
-        if path != "gavotte" or not subcommands:
-            parts.extend([f"### {path}", words] if words else [f"### {path}"])
-        if own := [parameter_row(p) for p in command.params if not getattr(p, "hidden", False)]:
-            parts.append(table(("parameter", "what it is"), own))
+        parts.extend([f"### {path}", words])
+        own = [p for p in command.params if not getattr(p, "hidden", False) and not {*p.opts} & {*EVERYWHERE}]
+        if own:
+            parts.append(table(("parameter", "what it is"), map(parameter_row, own)))
         for name, further in subcommands.items():
             if not further.hidden:
                 visit(further, f"{path} {name}")
 
     visit(get_command(app), "gavotte")
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 # -- errors ------------------------------------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ def test_functions_stay_small() -> None:
         for node in functions(path):
             key = f"{name_of(path)}:{node.name}"
             limit, why = LONGER_FUNCTIONS.get(key, (FUNCTION_LINES_MAX, "name the parts"))
-            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            lines = (node.end_lineno or node.lineno) - node.body[0].lineno + 1  # options of a command are no length
             if lines > limit:
                 faults.append(f"{key} (line {node.lineno}): {lines} lines, {limit} allowed: {why}")
     fail_on(faults, "Give the parts of the function names of their own, or the reason in LONGER_FUNCTIONS:")

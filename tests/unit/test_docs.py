@@ -99,6 +99,11 @@ def test_commands_that_pages_name_exist(generate: ModuleType) -> None:
     assert not faults, f"these pages name commands that are not there: {faults}"
 
 
+def test_every_parameter_says_what_it_is(generate: ModuleType) -> None:
+    silent = re.findall(r"^\| (`[^`]+`) \| +\|$", generate.command_pages(), re.MULTILINE)
+    assert not silent, f"give these options a help text: {silent}"
+
+
 def test_decisions_are_listed_and_numbered() -> None:
     folder = ROOT / "docs" / "decisions"
     index = (folder / "README.md").read_text()
