@@ -20,7 +20,13 @@ def uuid7(time_us: int | None = None) -> str:
     """A random id that sorts by creation time (RFC 9562, version 7)."""
     milliseconds = (now_us() if time_us is None else time_us) // 1000
     tail = int.from_bytes(os.urandom(10), "big")
-    value = (milliseconds & ((1 << 48) - 1)) << 80 | 0x7 << 76 | (tail >> 68 & 0xFFF) << 64 | 0b10 << 62 | tail & (1 << 62) - 1
+    value = (
+        (milliseconds & ((1 << 48) - 1)) << 80
+        | 0x7 << 76
+        | (tail >> 68 & 0xFFF) << 64
+        | 0b10 << 62
+        | tail & (1 << 62) - 1
+    )
     return str(uuid.UUID(int=value))
 
 

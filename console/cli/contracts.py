@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -74,28 +75,22 @@ def show(
     put_table(("field", "type", "default"), [(each["name"], each["type"], each["default"]) for each in fields])
 
 
-def check(_call: Call, json: Json = False) -> int:
-    """Compare the classes, the schema files and the table of ids; exit 1 where they disagree."""
-    from contracts.errors import GavotteError
+def check(
+    _call: Call,
+    against: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The contracts/schemas folder of a former release.")
+    ] = None,
+    json: Json = False,
+) -> int:
+    """Compare classes, schema files and ids with each other and a former release, both ways; exit 1 where they break."""
+    from contracts.errors import Corrupt
     from contracts.events import EVENTS
-    from contracts.registry import CommittedIds, fingerprint
-    from contracts.schemas.generate import avro_schema
+    from contracts.evolution import check as breaks
 
-    wrong: list[str] = []
     try:
-        known = CommittedIds()
-    except GavotteError as error:
-        wrong.append(error.message)
-    else:
-        for cls in EVENTS:
-            name = f"{cls.event_type()} v{cls.event_version()}"
-            try:
-                schema = known.by_type(cls.event_type(), cls.event_version())
-            except GavotteError as error:
-                wrong.append(error.message)
-                continue
-            if schema.fingerprint != fingerprint(avro_schema(cls)):
-                wrong.append(f"{name}: the class and its schema file differ")
+        wrong = [str(one) for one in breaks(against)]
+    except Corrupt as error:
+        wrong = [error.message]
     if json:
         put_json({"events": len(EVENTS), "wrong": wrong})
     else:
