@@ -1,0 +1,298 @@
+"""The port on the file that the store shares: publishing joins the group commit, and nobody polls for news.
+
+One table is the log, its row ids are the offsets; consumer groups are rows beside it (`file_groups`). After a commit the
+processes that listen get a datagram; a slow poll makes a lost one a delay. Processes that die are noticed by
+the next poll of any member, and their partitions taken over at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from bus import file_groups
+from bus.file_log import Place, Row, pack_headers, record_of
+from bus.file_subscription import FileSubscription
+from bus.partitions import PARTITIONS, partition_of
+from bus.port import Consumer, Features, Lag, Message, Record
+from bus.queries import SCHEMA, SQL
+from bus.wakeups import GROUPS, RECORDS, WakeUps
+from contracts import ids
+from contracts.errors import Refused, Unavailable
+from embedded.file import Database
+from embedded.liveness import Presence
+
+__all__ = ["SCHEMA", "EmbeddedBus"]
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS: Final = 1.0
+PARTITIONS_MAX: Final = 62
+"""A set of partitions travels to SQLite as the bits of one integer."""
+REMOVED_AT_ONCE: Final = 2_000
+
+
+class EmbeddedBus:
+    """The bus in a file; `database` stays the caller's to close, and must hold `SCHEMA`.
+
+    `run_folder` is where processes prove that they live and are woken. `poll_seconds` None and `wakeups` False switch
+    the two ways to hear of news off, one at a time: for tests.
+    """
+
+    features: Features = Features(survives_restart=True, between_processes=True)
+
+    def __init__(
+        self,
+        database: Database,
+        run_folder: Path,
+        *,
+        partitions: int = PARTITIONS,
+        poll_seconds: float | None = POLL_SECONDS,
+        wakeups: bool = True,
+        clock: Callable[[], int] = ids.now_us,
+    ) -> None:
+        if not 0 < partitions <= PARTITIONS_MAX:
+            raise Refused(f"{partitions} partitions cannot be had", hint=f"between 1 and {PARTITIONS_MAX}")
+        self.database = database
+        self.folder = run_folder / "bus"
+        self.partitions = partitions
+        self.poll_seconds = poll_seconds
+        self._clock = clock
+        self._wakeups = WakeUps(self.folder, self._woken) if wakeups else None
+        self._topic_ids: dict[str, int] = {}
+        self._topics: dict[int, str] = {}
+        self._listeners: dict[int, set[str]] = {}
+        self._generation = -1
+        self._news: set[int] = set()
+        self._subscriptions: set[FileSubscription] = set()
+        self._closed = False
+
+    # -- the port -----------------------------------------------------------------------------------------------------
+
+    async def ensure_topics(self, topics: Sequence[str]) -> None:
+        missing = [topic for topic in topics if topic not in self._topic_ids]
+        if not missing:
+            return
+        known = await self.database.read(_topics)
+        if any(topic not in known for topic in missing):
+            known = await self.database.write(lambda connection: _add_topics(connection, missing, self.partitions))
+        for topic in missing:
+            self._learn(topic, *known[topic])
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        self._check_open()
+        if not messages:
+            return
+        await self.ensure_topics(list({message.topic for message in messages}))
+        rows = [
+            (
+                self._topic_ids[message.topic],
+                partition_of(message.key, self.partitions),
+                self._clock(),
+                message.key,
+                pack_headers(message.headers),
+                message.value,
+            )
+            for message in messages
+        ]
+        generation = self._generation
+        news = await self.database.write(lambda connection: _append(connection, rows, generation))
+        if news is not None:
+            self._generation, self._listeners = news
+        self._announce({row[0] for row in rows})
+
+    async def subscribe(self, consumer: Consumer) -> FileSubscription:
+        self._check_open()
+        await self.ensure_topics(consumer.topics)
+        presence = Presence(self.folder, f"{consumer.group}.{consumer.member}")
+        try:
+            if self._wakeups is not None:
+                self._wakeups.listen()
+            me = file_groups.Membership(
+                group=consumer.group,
+                member=consumer.member,
+                presence=presence.name,
+                token=secrets.token_hex(8),
+                socket=self._wakeups.address if self._wakeups is not None else "",
+                topics=tuple(sorted(self._topic_ids[topic] for topic in consumer.topics)),
+            )
+            subscription = FileSubscription(self, consumer, me, presence)
+            await subscription.join()
+        except BaseException:
+            presence.close()
+            raise
+        self._subscriptions.add(subscription)
+        return subscription
+
+    async def read(
+        self, topic: str, *, after: Mapping[int, int] | None = None, records_max: int = 1000
+    ) -> list[Record]:
+        self._check_open()
+        found = await self.database.read(_topics)
+        if topic not in found:
+            return []
+        topic_id = found[topic][0]
+        starts = {part: (after or {}).get(part, 0) for part in range(self.partitions)}
+        rows = await self.database.read(lambda connection: _read(connection, topic_id, starts, records_max))
+        return [record_of(row, topic) for row in rows]
+
+    async def lag(self, group: str, topics: Sequence[str]) -> list[Lag]:
+        self._check_open()
+        return await self.database.read(lambda connection: _lag(connection, group, topics, self.partitions))
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        for subscription in list(self._subscriptions):
+            await subscription.close()
+        self._closed = True
+        if self._wakeups is not None:
+            self._wakeups.close()
+
+    # -- beyond the port ----------------------------------------------------------------------------------------------
+
+    async def prune(self, older_than_seconds: float, *, beyond_groups: bool = False) -> int:
+        """Remove records older than that which every group has acknowledged; returns how many.
+
+        Topics to which no group ever listened (letters, above all) are kept. `beyond_groups` removes old records of
+        the others even where a group has not read them.
+        """
+        limit_us = self._clock() - int(older_than_seconds * 1_000_000)
+        floors = await self.database.read(lambda connection: _floors(connection, limit_us, self.partitions))
+        removed = 0
+        for (topic, part), (slowest, young) in floors.items():
+            below = young if beyond_groups else min(slowest, young)
+            arguments = (topic, below, part, REMOVED_AT_ONCE)
+            count = REMOVED_AT_ONCE
+            while count == REMOVED_AT_ONCE:
+                count = await self.database.write(lambda found, given=arguments: _remove(found, given))  # type: ignore[misc]  # bound now
+                removed += count
+        return removed
+
+    # -- for its subscriptions ----------------------------------------------------------------------------------------
+
+    def topic(self, topic_id: int) -> str:
+        """The name of a known topic."""
+        return self._topics[topic_id]
+
+    def topic_id(self, topic: str) -> int | None:
+        """The id of a topic, if this process has met it."""
+        return self._topic_ids.get(topic)
+
+    def wake_group(self, sockets: Sequence[str]) -> None:
+        """Tell the members of a group that something of the group changed."""
+        if self._wakeups is not None:
+            self._wakeups.wake(sockets, GROUPS)
+
+    def forget(self, subscription: FileSubscription) -> None:
+        """A subscription was closed."""
+        self._subscriptions.discard(subscription)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _learn(self, topic: str, topic_id: int, partitions: int) -> None:
+        if partitions != self.partitions:
+            raise Refused(
+                f"topic {topic} has {partitions} partitions, not {self.partitions}",
+                hint="all topics have one partition count: open the bus with that one",
+            )
+        self._topic_ids[topic] = topic_id
+        self._topics[topic_id] = topic
+
+    def _announce(self, topics: set[int]) -> None:
+        """Wake once for all that was committed together."""
+        if self._wakeups is None:
+            return
+        if not self._news:
+            asyncio.get_running_loop().call_soon(self._wake)
+        self._news |= topics
+
+    def _wake(self) -> None:
+        topics, self._news = self._news, set()
+        addresses = set().union(*(self._listeners.get(topic, ()) for topic in topics))
+        if self._wakeups is not None and not self._closed:
+            self._wakeups.wake(sorted(addresses), RECORDS)
+
+    def _woken(self, kind: str) -> None:
+        for subscription in self._subscriptions:
+            subscription.wake(group=kind == GROUPS)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Unavailable("this connection to the bus is closed")
+
+
+def _topics(connection: sqlite3.Connection) -> dict[str, tuple[int, int]]:
+    """Name -> id and number of partitions."""
+    return {topic: (topic_id, partitions) for topic, topic_id, partitions in connection.execute(SQL["topics"])}
+
+
+def _add_topics(connection: sqlite3.Connection, topics: Sequence[str], partitions: int) -> dict[str, tuple[int, int]]:
+    connection.executemany(SQL["add_topic"], [(topic, partitions) for topic in topics])
+    return _topics(connection)
+
+
+def _append(
+    connection: sqlite3.Connection, rows: Sequence[tuple[object, ...]], generation: int
+) -> tuple[int, dict[int, set[str]]] | None:
+    """Append the rows; returns who listens, where that has changed since `generation`."""
+    connection.executemany(SQL["append"], rows)
+    current: int = connection.execute(SQL["generation"]).fetchone()[0]
+    if current == generation:
+        return None
+    listeners: dict[int, set[str]] = {}
+    for address, topics in connection.execute(SQL["listeners"]):
+        for topic in filter(None, topics.split(",")):
+            if address:
+                listeners.setdefault(int(topic), set()).add(address)
+    return current, listeners
+
+
+def _read(connection: sqlite3.Connection, topic: int, starts: Mapping[int, int], records_max: int) -> list[Row]:
+    rows: list[Row] = []
+    position, mask = min(starts.values()), sum(1 << part for part in starts)
+    while len(rows) < records_max:
+        found: list[Row] = connection.execute(SQL["read"], (topic, position, mask, records_max)).fetchall()
+        rows += [row for row in found if row[0] >= starts[row[2]]]
+        if len(found) < records_max:
+            break
+        position = found[-1][0] + 1
+    return rows[:records_max]
+
+
+def _lag(connection: sqlite3.Connection, group: str, topics: Sequence[str], partitions: int) -> list[Lag]:
+    known = _topics(connection)
+    committed: dict[Place, int] = {
+        (topic, part): after for topic, part, after in connection.execute(SQL["committed"], (group,))
+    }
+    found: list[Lag] = []
+    for name in topics:
+        topic = known[name][0] if name in known else -1
+        starts = [committed.get((topic, part)) for part in range(partitions)]
+        ends, behind = [start or 0 for start in starts], [0] * partitions
+        for part, offset in connection.execute(SQL["behind"], (topic, min(ends))):
+            if offset >= (starts[part] or 0):
+                ends[part] = max(ends[part], offset + 1)
+                behind[part] += 1
+        found += [Lag(name, part, starts[part], ends[part], behind[part]) for part in range(partitions)]
+    return found
+
+
+def _floors(connection: sqlite3.Connection, limit_us: int, partitions: int) -> dict[Place, tuple[int, int]]:
+    """Place -> the offset below which every group has read all, and the first offset that is too young."""
+    newest: int = connection.execute(SQL["newest"]).fetchone()[0]
+    young: tuple[int] | None = connection.execute(SQL["first_since"], (limit_us,)).fetchone()
+    parts = str(list(range(partitions)))
+    return {
+        (topic, part): (slowest, min(young[0] if young else newest, newest))
+        for topic, part, slowest in connection.execute(SQL["slowest"], (parts,))
+    }
+
+
+def _remove(connection: sqlite3.Connection, arguments: tuple[int, int, int, int]) -> int:
+    return connection.execute(SQL["remove"], arguments).rowcount

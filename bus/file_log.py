@@ -1,0 +1,102 @@
+"""The log in the shared file: appending records, and reading many partitions with few queries."""
+
+from __future__ import annotations
+
+import sqlite3
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from bus.port import Headers, Record
+from bus.queries import SQL
+
+Place = tuple[int, int]
+"""(topic id, partition)."""
+Row = tuple[int, int, int, int, bytes, bytes, bytes]
+"""id, topic id, partition, time_us, key, headers, value."""
+
+SPAN: Final = 10_000
+"""Positions closer than this are read together, and what lies before a partition's own is skipped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Positions near each other, read by one query per topic."""
+
+    start: int
+    positions: dict[Place, int]
+
+    def masks(self) -> dict[int, int]:
+        """topic id -> its partitions as a bit mask."""
+        masks: dict[int, int] = {}
+        for topic, part in self.positions:
+            masks[topic] = masks.get(topic, 0) | 1 << part
+        return masks
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a window held: rows in offset order, and where its places go on from. `more`: the limit cut it short."""
+
+    window: Window
+    rows: list[Row]
+    next: int
+    more: bool
+
+
+def windows(positions: Mapping[Place, int]) -> list[Window]:
+    """The positions in groups that lie near each other."""
+    found: list[Window] = []
+    for place, position in sorted(positions.items(), key=lambda item: item[1]):
+        if not found or position - found[-1].start > SPAN:
+            found.append(Window(position, {}))
+        found[-1].positions[place] = position
+    return found
+
+
+def read_windows(connection: sqlite3.Connection, wanted: Iterable[Window], records_max: int) -> list[Found]:
+    """At most `records_max` rows of each window. Runs in one snapshot."""
+    newest: int = connection.execute(SQL["newest"]).fetchone()[0]
+    return [_read_window(connection, window, records_max, newest) for window in wanted if window.start <= newest]
+
+
+def _read_window(connection: sqlite3.Connection, window: Window, limit: int, newest: int) -> Found:
+    rows: list[Row] = []
+    last = newest
+    for topic, mask in window.masks().items():
+        found = connection.execute(SQL["read"], (topic, window.start, mask, limit)).fetchall()
+        rows += found
+        if len(found) == limit:
+            last = min(last, found[-1][0])
+    rows.sort()
+    if len(rows) > limit:
+        last = min(last, rows[limit - 1][0])
+    while rows and rows[-1][0] > last:
+        rows.pop()
+    positions = window.positions
+    own = [row for row in rows if row[0] >= positions[row[1], row[2]]]
+    return Found(window, own, last + 1, last < newest)
+
+
+def pack_headers(headers: Headers) -> bytes:
+    """Headers as bytes: how many, the length of each name and value, then all of them."""
+    parts = [part for name, value in headers for part in (name.encode(), value)]
+    return struct.pack(f"<{len(parts) + 1}I", len(parts), *map(len, parts)) + b"".join(parts)
+
+
+def unpack_headers(packed: bytes) -> Headers:
+    """The reverse of `pack_headers`."""
+    (count,) = struct.unpack_from("<I", packed)
+    lengths = struct.unpack_from(f"<{count}I", packed, 4)
+    parts = []
+    start = 4 + 4 * count
+    for length in lengths:
+        parts.append(packed[start : start + length])
+        start += length
+    return tuple((parts[index].decode(), parts[index + 1]) for index in range(0, count, 2))
+
+
+def record_of(row: Row, topic: str) -> Record:
+    """A row as the record that the port promises."""
+    return Record(topic, row[2], row[0], row[4], row[6], unpack_headers(row[5]), row[3])
