@@ -213,9 +213,8 @@ EVERYWHERE = ("--data", "--config", "--debug")  # said once, on top
 def parameter_row(parameter: Any) -> tuple[str, str]:
     """An argument or option with its kind, and its help."""
     names = ", ".join(parameter.opts + parameter.secondary_opts)
-    kind = "" if getattr(parameter, "is_flag", False) else "|".join(getattr(parameter.type, "choices", ()))
-    if not kind and not getattr(parameter, "is_flag", False):
-        kind = (parameter.metavar or parameter.type.name).upper()
+    flag = getattr(parameter, "is_flag", False)
+    kind = "" if flag else parameter.metavar or "NUMBER"  # the others name what they take
     shown = parameter.name.upper() if parameter.param_type_name == "argument" else f"{names} {kind}".strip()
     help_text = " ".join((getattr(parameter, "help", None) or "").split())
     return f"`{shown}`", help_text + (" Required." if parameter.required else "")
