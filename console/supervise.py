@@ -202,7 +202,7 @@ class Crew:
                 listened = member.ready.is_set()
                 member.ready.clear()
                 member.pid = 0
-        return listened, f"{ended(code)}{last_words(path)}"
+        return listened, f"{ended(code)}{last_words(path) if code > 0 else ''}"
 
     async def _listen(self, process: asyncio.subprocess.Process, member: Member, log: int) -> None:
         assert process.stdout is not None  # noqa: S101  it was asked for

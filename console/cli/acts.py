@@ -60,7 +60,7 @@ async def approve(
         return 1
     recorded = await acts.approve(runtime, what, note=note, values=acts.pairs(values or []))
     own = " by the one who submitted it" if what.state.submitter == runtime.settings.operator_name else ""
-    put_act(recorded, json, f"approved {short_digest(what.approval.digest)}{own}, signed")
+    put_act(call, recorded, json, f"approved {short_digest(what.approval.digest)}{own}, signed")
     return 0
 
 
@@ -70,7 +70,7 @@ async def deny(call: Call, task: TaskId, reason: Reason = "", json: Json = False
 
     runtime = await call.runtime()
     what = await acts.asked(runtime, await runtime.store.find_task(task))
-    put_act(await acts.deny(runtime, what, reason=reason), json, f"denied {short_digest(what.approval.digest)}")
+    put_act(call, await acts.deny(runtime, what, reason=reason), json, f"denied {short_digest(what.approval.digest)}")
 
 
 async def cancel(call: Call, task: TaskId, reason: Reason = "", json: Json = False) -> None:
@@ -79,7 +79,9 @@ async def cancel(call: Call, task: TaskId, reason: Reason = "", json: Json = Fal
 
     runtime = await call.runtime()
     state = await acts.open_state_of(runtime, await runtime.store.find_task(task))
-    put_act(await acts.cancel(runtime, state, reason=reason), json, "cancellation asked for; its owner ends the task")
+    put_act(
+        call, await acts.cancel(runtime, state, reason=reason), json, "cancellation asked for; its owner ends the task"
+    )
 
 
 async def resume(call: Call, task: TaskId, values: Values = None, note: Note = "", json: Json = False) -> None:
@@ -89,7 +91,7 @@ async def resume(call: Call, task: TaskId, values: Values = None, note: Note = "
     runtime = await call.runtime()
     state = await acts.open_state_of(runtime, await runtime.store.find_task(task))
     recorded = await acts.resume(runtime, state, corrections=acts.pairs(values or []), note=note)
-    put_act(recorded, json, "resumed, signed")
+    put_act(call, recorded, json, "resumed, signed")
 
 
 async def raise_(
@@ -111,7 +113,7 @@ async def raise_(
     runtime = await call.runtime()
     state = await acts.open_state_of(runtime, await runtime.store.find_task(task))
     caps = state.budget.model_copy(update=named_caps(tokens, steps, minutes, dollars))
-    put_act(await acts.raise_budget(runtime, state, caps, note=note), json, "budget raised, signed")
+    put_act(call, await acts.raise_budget(runtime, state, caps, note=note), json, "budget raised, signed")
 
 
 async def kill(
@@ -131,7 +133,10 @@ async def kill(
     recorded = await acts.kill(runtime, scope, target, reason=reason)
     shown = "everything" if scope == "all" else f"{scope} {target}"
     put_act(
-        recorded, json, f"{shown} is stopped; to go on: gavotte lift {short_id(recorded.envelope.id)}{call.suffix()}"
+        call,
+        recorded,
+        json,
+        f"{shown} is stopped; to go on: gavotte lift {short_id(recorded.envelope.id)}{call.suffix()}",
     )
 
 
@@ -152,7 +157,7 @@ async def lift(
     target = await runtime.store.find_task(task) if task else role
     for raised in await matching(runtime, kill_id, scope, target):
         shown = "everything" if raised.scope == "all" else f"{raised.scope} {raised.target}"
-        put_act(await acts.lift(runtime, raised, note=note), json, f"{shown} goes on, signed")
+        put_act(call, await acts.lift(runtime, raised, note=note), json, f"{shown} goes on, signed")
 
 
 async def matching(runtime: Runtime, kill_id: str, scope: str, target: str) -> list[Kill]:
@@ -228,8 +233,10 @@ async def diff_of(runtime: Runtime, what: Asked) -> str:
     return await diff_text(runtime, await change_of(runtime, what.state.task_id, None))
 
 
-def put_act(recorded: Recorded, json: bool, words: str) -> None:
-    """What was recorded."""
+def put_act(call: Call, recorded: Recorded, json: bool, words: str) -> None:
+    """What was recorded; and that nobody hears it, where nobody does."""
+    from console.supervise import living_roles
+
     envelope = recorded.envelope
     if json:
         put_json(
@@ -237,3 +244,5 @@ def put_act(recorded: Recorded, json: bool, words: str) -> None:
         )
     else:
         put(harmless(words))
+    if not living_roles(call.settings.run):
+        say(f"no agents are running: gavotte up{call.suffix()}")

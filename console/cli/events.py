@@ -208,7 +208,10 @@ async def publish(
     runtime = await call.runtime(create=True)
     recorded = await acts.record(runtime, await event_from(runtime, fields), None)
     put_act(
-        recorded, json, f"recorded {recorded.envelope.type} {recorded.envelope.id} of task {recorded.envelope.task_id}"
+        call,
+        recorded,
+        json,
+        f"recorded {recorded.envelope.type} {recorded.envelope.id} of task {recorded.envelope.task_id}",
     )
 
 

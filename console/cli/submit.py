@@ -148,10 +148,9 @@ def talk(made: Submitted) -> None:
         warn(f"{left} left out: HEAD ({made.facts.head_commit[:12]}) is used; commit what should be in")
     if made.new_project:
         tests = " ".join(settings.test_command) or "none found"
-        say(f"registered {harmless(made.project.name)}: tests `{clipped(tests, 100)}`, approval {settings.approval}, ")
-        say(
-            f"  production {harmless(settings.production or '')}; change it with gavotte project add {harmless(made.project.path)}"
-        )
+        name, path = harmless(made.project.name), harmless(made.project.path)
+        say(f"registered {name}: tests by `{clipped(tests, 100)}`, approval {settings.approval};")
+        say(f"  released to {harmless(settings.production or '')}; to change it: gavotte project add {path}")
 
 
 def submitted_fields(made: Submitted) -> dict[str, object]:
