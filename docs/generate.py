@@ -214,7 +214,7 @@ def parameter_row(parameter: Any) -> tuple[str, str]:
     """An argument or option with its kind, and its help."""
     names = ", ".join(parameter.opts + parameter.secondary_opts)
     flag = getattr(parameter, "is_flag", False)
-    kind = "" if flag else parameter.metavar or "NUMBER"  # the others name what they take
+    kind = "" if flag else parameter.metavar or "VALUE"
     shown = parameter.name.upper() if parameter.param_type_name == "argument" else f"{names} {kind}".strip()
     help_text = " ".join((getattr(parameter, "help", None) or "").split())
     return f"`{shown}`", help_text + (" Required." if parameter.required else "")
