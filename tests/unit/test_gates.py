@@ -378,6 +378,17 @@ def test_secrets_are_not_repeated() -> None:
     assert "hX8" not in shown
 
 
+def test_syntax_newer_than_ours_waits_for_a_person() -> None:
+    newer = b"def f(:\n    pass\n"
+    assert needs_person(judge(Change((ChangedFile("a.py", newer, newer + b"x\n"),))))
+    assert passed(judge(Change((ChangedFile("a.py", newer, newer + b"x\n"),))))
+    assert not passed(judge(Change((ChangedFile("a.py", b"x = 1\n", newer),))))
+
+
+def test_a_filter_of_warnings_is_no_skip() -> None:
+    assert decide(edited("def test_one", "@pytest.mark.filterwarnings('ignore')\ndef test_one")) == "hold"
+
+
 def test_odd_bytes_do_not_break_the_rules() -> None:
     for content in (
         b"\xff\xfe",

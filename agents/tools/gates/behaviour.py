@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agents.tools.gates.change import Change, ChangedFile, Severity, constants, finding, is_test_path, parsed
-from agents.tools.gates.signals import Signal, signals
 from agents.tools.gates.vocabulary import STD_LIB_PATCHED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from agents.tools.gates.signals import Signal
     from contracts.events import Finding
 
 
@@ -90,16 +90,19 @@ FAMILIES = {"network-import": "network", "native-import": "native", "runner-impo
 
 def judge_behaviour(change: Change) -> Iterator[Finding]:
     """New behaviour of the changed Python files, compared with all that the changed files did before."""
-    before = {file.path: signals(file.old_tree) for file in change.files if file.is_python}
-    held = Counter((s.kind, s.detail, s.at_import) for old in before.values() for s in old)
+    held = Counter((s.kind, s.detail, s.at_import) for file in change.files for s in file.old_signals)
     for file in change.files:
         if not file.is_python or file.after is None:
             continue
         if file.new_tree is None and file.new_text.strip():
-            yield finding("unsafe", "blocker", "the file is no valid Python, so nothing about it can be told", file)
+            # the project's Python may be newer than ours: only what we could read before is known to be broken
+            severity: Severity = "blocker" if file.old_tree is not None and file.old_text.strip() else "major"
+            yield finding(
+                "unsafe", severity, "the file is no Python that we can read, so nothing about it is known", file
+            )
             continue
-        kinds = {FAMILIES.get(s.kind, s.kind) for s in before[file.path]}
-        for signal in signals(file.new_tree):
+        kinds = {FAMILIES.get(s.kind, s.kind) for s in file.old_signals}
+        for signal in file.new_signals:
             key = (signal.kind, signal.detail, signal.at_import)
             if held[key]:
                 held[key] -= 1
@@ -161,13 +164,11 @@ def _own_modules(change: Change) -> set[str]:
 def _special_cases(change: Change) -> Iterator[Finding]:
     """Literals of the tests that new code answers with literals: made for the tests and not for the task."""
     tests = _test_constants(change)
-    held = {
-        s.detail for file in change.files if file.is_python for s in signals(file.old_tree) if s.kind == "special-case"
-    }
+    held = {s.detail for file in change.files for s in file.old_signals if s.kind == "special-case"}
     for file in change.files:
         if not file.is_python or file.is_test:
             continue
-        for signal in signals(file.new_tree):
+        for signal in file.new_signals:
             if signal.kind != "special-case" or signal.detail in held:
                 continue
             asked, _, given = signal.detail.partition(" -> ")

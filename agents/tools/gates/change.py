@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
+from agents.tools.gates.signals import Signal, signals
 from contracts.events import Finding
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ TEXT_BYTES_MAX = 1 << 20
 """Larger files are judged by path and size alone."""
 
 DOC_SUFFIXES = {".md", ".rst", ".txt", ".adoc"}
-TEST_NAME = re.compile(r"(^test_.*\.py|.*_test\.(py|go)|.*\.(test|spec)\.[jt]sx?|.*Tests?\.(java|kt|cs))$")
+TEST_NAME = re.compile(r"(^tests?\.py|^test_.*\.py|.*_test\.(py|go)|.*\.(test|spec)\.[jt]sx?|.*Tests?\.(java|kt|cs))$")
 TEST_FOLDERS = {"test", "tests", "__tests__", "spec"}
 
 
@@ -108,6 +109,16 @@ class ChangedFile:
     def new_tree(self) -> ast.Module | None:
         """The syntax after, or None where it does not parse."""
         return _parsed(self.new_text) if self.after is not None else None
+
+    @cached_property
+    def old_signals(self) -> list[Signal]:
+        """What the module did before."""
+        return signals(self.old_tree) if self.is_python else []
+
+    @cached_property
+    def new_signals(self) -> list[Signal]:
+        """What the module does after."""
+        return signals(self.new_tree) if self.is_python else []
 
     def line(self, number: int) -> str:
         """One line after, for evidence, without control characters."""

@@ -18,7 +18,7 @@ DISARMED = re.compile(r"skip|xfail|ignore|expectedFailure|disabled|flaky|__test_
 SKIPPING = re.compile(r"(^|\.)(skip|xfail|exit|importorskip|SkipTest|skipTest|_exit|fail_under)$")
 RUNNER_FILES = re.compile(r"(^|/)conftest\.py$")
 RUNNER_HOOK = re.compile(
-    r"pytest_(runtest|pyfunc|collection|collect|ignore|report|sessionfinish|runtestloop|configure|cmdline|load_initial|itemcollected)\w*"
+    r"pytest_(runtest|pyfunc|collection|collect|ignore|report|sessionfinish|runtestloop|cmdline|load_initial|itemcollected)\w*"
 )
 
 
@@ -75,7 +75,7 @@ def _judge_file(file: ChangedFile, moved: set[str]) -> Iterator[Finding]:
 
 
 def _compare(file: ChangedFile, name: str, was: TestCase, now: TestCase) -> Iterator[Finding]:
-    new_marks = [mark for mark in now.marks if mark not in was.marks and DISARMED.search(mark)]
+    new_marks = [mark for mark in now.marks if mark not in was.marks and DISARMED.search(mark.partition("(")[0])]
     if new_marks:
         yield finding(
             "tests", "blocker", f"the test {name} is marked so that it no longer counts: {new_marks[0]}", file, now.line

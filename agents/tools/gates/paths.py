@@ -152,7 +152,7 @@ def _protected_severity(change: Change, file: ChangedFile) -> Severity:
     added = "\n".join(line for _, line in file.added_lines)
     refused = (
         r"ext::", r"--deselect|--ignore\b|--co\b|--collect-only|-p\s*no:|-k\s|collect_ignore|norecursedirs|python_(files|functions|classes)",
-        r"pytest_(runtest|pyfunc|collection_modifyitems|ignore_collect|report|sessionfinish|runtestloop|configure)",
+        r"pytest_(runtest|pyfunc|collection_modifyitems|ignore_collect|report|sessionfinish|runtestloop)",
         r"pull_request_target|secrets\.|printenv|\benv\s*\|", r"\b(curl|wget|nc|ncat)\b",
         r"(--(extra-)?index-url|--trusted-host|--find-links|git\+|http://|file:)", r'"(pre|post)?(install|prepare)"\s*:',
         r"cmdclass|post_install",

@@ -35,7 +35,7 @@ NAMED_SECRET = re.compile(
 )
 URL_SECRET = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/:@\"'<>{}$]+:(?P<value>[^\s/@\"'<>{}$]{4,})@(?P<host>[\w.-]+)")
 PLACEHOLDER = re.compile(
-    r"(?i)example|change[_-]?me|dummy|fake|sample|placeholder|redacted|your[_-]|xxx|<|\$\{|\{\{|\.\.\.|\*\*\*|%\("
+    r"(?i)example|change[_-]?me|dummy|fake|sample|placeholder|redacted|your[_-]|xxx|[<{}]|\.\.\.|\*\*\*|%\("
 )
 
 BIDI = re.compile("[\u202a-\u202e\u2066-\u2069\u200e\u200f\u061c]")
