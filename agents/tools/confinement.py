@@ -1,8 +1,8 @@
 """The program that stands between the harness and a contained command: copy in, confine, run, end everything, hand out.
 
 It is run as a script by the interpreter alone (`python -I -S -B confinement.py CONFIG CONTROL LIFELINE`, three descriptors),
-inside bubblewrap or directly on the host, and so imports nothing but the standard library. What it hands out on CONTROL is a
-tar stream: `status.json`, `report`, and the changed files under `tree/`. When LIFELINE closes, the harness is gone or
+inside bubblewrap or directly on the host, and so imports nothing but the standard library. What it hands out on CONTROL is the
+word `started` and a tar stream: `status.json`, `report`, and the changed files under `tree/`. When LIFELINE closes, the harness is gone or
 has had enough: everything is killed. Any step of confining that fails ends the run before the command starts.
 """
 
@@ -31,6 +31,7 @@ from typing import IO, Any, NoReturn
 
 JUNK_FOLDERS = frozenset({"__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache"})
 JUNK_SUFFIX = ".pyc"
+STARTED = b"started\n"  # first on CONTROL once the walls are up: what breaks off after it is the command's doing
 DEPTH_MAX = 128
 ENTRIES_MAX = 200_000
 CHUNK_BYTES = 1 << 20
@@ -102,11 +103,11 @@ class Steward:
                 os.chown(folder, self.uid, self.uid)
             if self.config["scratch"]:
                 os.chmod(self.config["scratch"], 0o711)  # noqa: S103 - it may pass through, no more
-        status = self._run_command()
+        status = self._run_command(control)
         self.end_everything()
         self._outcome(status, before).write(control)
 
-    def _run_command(self) -> dict[str, Any]:
+    def _run_command(self, control: IO[bytes]) -> dict[str, Any]:
         ruleset = make_ruleset(self.config["landlock"]) if self.config["landlock"] else None
         wake_read, wake_write = os.pipe()
         os.set_blocking(wake_write, False)
@@ -121,6 +122,8 @@ class Steward:
         with open(error_read, encoding="utf-8") as errors:
             if complaint := errors.read():
                 raise CannotConfineError(complaint)
+        control.write(STARTED)
+        control.flush()
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 1)  # only the command holds the output from here on, so that its end is the output's end
         os.dup2(null, 2)
@@ -131,18 +134,16 @@ class Steward:
         poll.register(wake_fd, select.POLLIN)
         poll.register(self.lifeline_fd, select.POLLIN | select.POLLHUP)
         watch_due = time.monotonic() + WATCH_SECONDS
-        stopped = ""
         while True:
             for fd, _ in poll.poll(WATCH_SECONDS * 1000):
                 if fd == self.lifeline_fd:
                     raise CannotConfineError("the harness let go")
                 os.read(fd, 4096)
             if (status := reap(child)) is not None:
-                return {"exit_code": exit_code(status), "stopped": stopped}
-            if not stopped and time.monotonic() >= watch_due:
-                stopped = self._over_limit()
-                if stopped:
-                    self.end_everything()
+                return {"exit_code": exit_code(status), "stopped": ""}
+            if time.monotonic() >= watch_due:
+                if stopped := self._over_limit():
+                    return {"exit_code": 128 + signal.SIGKILL, "stopped": stopped}
                 watch_due = time.monotonic() + WATCH_SECONDS
 
     def _over_limit(self) -> str:
@@ -150,7 +151,10 @@ class Steward:
         limits = self.config["limits"]
         if self.config["scratch"] and (reason := disk_over(self.config["scratch"], limits["disk_bytes"])):
             return reason
-        if memory_over(self._contained(), limits["memory_bytes"]):
+        contained = self._contained()
+        if len(contained) > limits["processes"]:  # the kernel's limit knows exceptions, such as root
+            return f"the command started more than {limits['processes']} processes"
+        if memory_over(contained, limits["memory_bytes"]):
             return f"the processes together held more than {limits['memory_bytes']} bytes of memory"
         return ""
 

@@ -13,6 +13,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from agents.tools import confinement
 from agents.tools.changes import Changed, LeftBehind, read_stream, refusal
 from agents.tools.environment import Environment
 from contracts.errors import Refused
@@ -20,6 +21,7 @@ from contracts.errors import Refused
 REPORT_BYTES_MAX = 16 << 20
 STREAM_SLACK_BYTES = 4 << 20
 DRAIN_FACTOR = 16  # output past the cap is thrown away up to this many caps, then the command is ended
+ENDED = 137  # the exit code of what was killed
 GRACE_SECONDS = 15.0  # for the steward to end and clean up what it started
 
 
@@ -163,14 +165,14 @@ class Run:
         killed = timed_out or self.overflow.is_set()
         if len(self.stream) > self.stream_bytes_max:
             raise refusal(f"more than {self.job.limits.changes_bytes} bytes of changes")
-        left = LeftBehind({"exit_code": 137, "stopped": ""}, None, {}, ())
+        left = LeftBehind({"exit_code": ENDED, "stopped": ""}, None, {}, ())
         if not killed:
             left = self._left_behind()
         output, truncated = self.output.text()
         if left.status.get("stopped"):
             output += f"\n[stopped: {left.status['stopped']}]\n"
         return Ran(
-            exit_code=137 if left.status.get("stopped") else int(left.status["exit_code"]),
+            exit_code=ENDED if left.status.get("stopped") else int(left.status["exit_code"]),
             timed_out=timed_out,
             output=output,
             output_truncated=truncated,
@@ -181,14 +183,18 @@ class Run:
         )
 
     def _left_behind(self) -> LeftBehind:
-        """The steward's answer; without one the run counts for nothing."""
-        if not self.stream:
+        """The steward's answer. None at all: the walls did not stand. None after the start: the command ended its sandbox."""
+        started = self.stream.startswith(confinement.STARTED)
+        answer = bytes(self.stream[len(confinement.STARTED) :] if started else self.stream)
+        if started and not answer:
+            return LeftBehind({"exit_code": ENDED, "stopped": "the command ended its own sandbox"}, None, {}, ())
+        if not answer:
             raise Refused(
                 f"the sandbox did not come up: {self.output.text()[0].strip()[-500:] or 'it said nothing'}",
                 hint="gavotte doctor says what this machine lacks",
                 code="sandbox_failed",
             )
-        left = read_stream(bytes(self.stream), self.job.tree)
+        left = read_stream(answer, self.job.tree)
         if "refused" in left.status:
             raise Refused(f"the command was not run: {left.status['refused']}", code="sandbox_failed")
         if "excess" in left.status:

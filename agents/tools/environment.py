@@ -82,7 +82,9 @@ def steward_python() -> tuple[Path, Path]:
 def first_party(prefix: Path) -> tuple[Path, ...]:
     """What our own distribution put into an environment: packages, or the finder of an editable install."""
     found: set[Path] = set()
-    for site in prefix.glob("lib*/python*/site-packages"):
+    for site in {
+        place.resolve() for place in prefix.glob("lib*/python*/site-packages")
+    }:  # lib64 is often a link to lib
         for record in site.glob(f"{DISTRIBUTION}-*.dist-info/RECORD"):
             found.add(record.parent)
             for line in record.read_text(encoding="utf-8").splitlines():

@@ -101,6 +101,7 @@ def _config(job: Job, *, work: str, tmp: str, **walls: Any) -> dict[str, Any]:
             "file_bytes": job.limits.file_bytes,
             "disk_bytes": job.limits.disk_bytes,
             "changes_bytes": job.limits.changes_bytes,
+            "processes": job.limits.processes,
             "tasks": job.limits.processes,
         },
         "collect": job.collect,
@@ -228,7 +229,10 @@ def _emptied(path: Path, data: Callable[[str], str]) -> list[str]:
 
 
 class LandlockSandbox(_Confined):
-    """Rules of the kernel on files and system calls. It shares the host's process table and temporary disk."""
+    """Rules of the kernel on files and system calls. It shares the host's process table and temporary disk.
+
+    No loopback, no /proc, no shared memory; with version 1 (Linux before 5.19) no renaming from one folder to another.
+    """
 
     name = "landlock+seccomp"
     strength = "weaker"
