@@ -270,6 +270,8 @@ def put_end(folder: Path, seen: Sequence[Seen], proof: Proof) -> int:
         call = 'python -c "import money; …"'
         put(f"  {'before':<7} {call}   {proof.before}")
         put(f"  {'now':<7} {'the same, in production':<{len(call)}}   {styled(proof.after, 'green')}")
+    elif state.approval is not None and state.approval.decision == "denied":
+        put("\nYou said no: nothing was released.")
     else:
         say(f"\n{styled('not as it should be:', 'red', sys.stderr)} {'; '.join(proof.faults)}")
         if state.outcome or state.pause:

@@ -56,10 +56,10 @@ async def _log_all(runtime: Runtime, *, json: bool) -> None:
         else:
             found += page
     if not json:
-        put_events(runtime, found, json=False)
+        put_events(runtime, found, json=False, tasks=True)
 
 
-def put_events(runtime: Runtime, stream: list[Recorded], *, json: bool) -> None:
+def put_events(runtime: Runtime, stream: list[Recorded], *, json: bool, tasks: bool = False) -> None:
     """Events as lines of JSON, or as a table."""
     if json:
         for recorded in stream:
@@ -74,9 +74,12 @@ def put_events(runtime: Runtime, stream: list[Recorded], *, json: bool) -> None:
         envelope = recorded.envelope
         line = line_of(envelope.type, envelope.role, decoded(runtime, recorded), me=me)
         cause = short_id(envelope.causation_id) if envelope.causation_id else ""
-        row = (str(recorded.sequence), moment(envelope.time_us), short_id(envelope.id), cause)
+        task = [short_id(envelope.task_id)] if tasks else []
+        row = (*task, str(recorded.sequence), moment(envelope.time_us), short_id(envelope.id), cause)
         rows.append((*row, envelope.role, envelope.type, clipped(line.detail, 80)))
-    put_table(("#", "time", "event", "cause", "source", "type", "what"), rows, right=("#",))
+    put_table(
+        (*(["task"] if tasks else []), "#", "time", "event", "cause", "source", "type", "what"), rows, right=("#",)
+    )
 
 
 def event_fields(runtime: Runtime, recorded: Recorded) -> dict[str, Any]:

@@ -72,7 +72,7 @@ async def submit(
     wish = Wish(
         repository=repo,
         author=chosen_author(author, command_, patch),
-        title=title,
+        title=title or (f"Apply {Path(patch).name}" if patch not in {"", "-"} and not description and not file else ""),
         description=described(description, file),
         command=words_of(command_),
         patch=bytes_of(patch) if patch else None,

@@ -1,0 +1,164 @@
+"""What the acceptance tests share: a person's account with a data folder, and repositories to work on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+GAVOTTE = [sys.executable, "-P", "-m", "console.cli.main"]
+PATIENCE_SECONDS = 60.0
+
+SPLIT = '''"""Amounts of money in whole cents."""
+
+
+def split(cents: int, people: int) -> list[int]:
+    return [cents // people] * people
+'''
+TESTS = """from money import split
+
+
+def test_even() -> None:
+    assert split(900, 3) == [300, 300, 300]
+
+
+def test_no_cent_is_lost() -> None:
+    assert sum(split(10000, 3)) == 10000
+"""
+FIX = """--- a/money.py
++++ b/money.py
+@@ -2,4 +2,5 @@
+
+
+ def split(cents: int, people: int) -> list[int]:
+-    return [cents // people] * people
++    share, rest = divmod(cents, people)
++    return [share + 1] * rest + [share] * (people - rest)
+""".replace("\n\n\n def", "\n \n \n def")
+
+
+@dataclass
+class Person:
+    """Somebody at a machine: a home of their own, a data folder, and the `gavotte` command."""
+
+    home: Path
+    environ: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.home.mkdir(exist_ok=True)
+        self.environ = {name: value for name, value in os.environ.items() if not name.startswith(("GAVOTTE_", "XDG_"))}
+        self.environ |= {
+            "HOME": str(self.home),
+            "GAVOTTE_DATA": str(self.data),
+            "NO_COLOR": "1",
+            "PYTHONPATH": str(ROOT),
+        }
+
+    @property
+    def data(self) -> Path:
+        return self.home / "data"
+
+    def says(self, *words: str, stdin: str | bytes = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end, into pipes."""
+        raw = stdin.encode() if isinstance(stdin, str) else stdin
+        done = subprocess.run(
+            [*GAVOTTE, *words], input=raw, capture_output=True, check=False, env=self.environ, cwd=cwd or self.home,
+            timeout=PATIENCE_SECONDS * 2,
+        )  # fmt: skip
+        return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def told(self, *words: str, **how: Any) -> Any:
+        """The JSON that a successful command prints."""
+        done = self.says(*words, "--json", **how)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def lines(self, *words: str) -> list[dict[str, Any]]:
+        """The JSON lines that a successful command prints."""
+        done = self.says(*words, "--json")
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    @contextlib.contextmanager
+    def starts(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a command beside the test; it is interrupted at the end, and must leave by itself."""
+        with (self.home / "beside.out").open("ab") as out:
+            process = subprocess.Popen(
+                [*GAVOTTE, *words], stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=self.environ, cwd=self.home
+            )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+            try:
+                process.wait(PATIENCE_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise
+
+    def heard(self) -> str:
+        """What the commands beside the test have printed."""
+        return (self.home / "beside.out").read_text()
+
+    def waits_for(self, task_id: str, status: str) -> dict[str, Any]:
+        """The task once it has this status."""
+        found: dict[str, Any] = until(lambda: (now := self.told("show", task_id))["status"] == status and now)
+        return found
+
+
+def until(condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
+    """What the condition gives once it holds."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = condition()
+        if found:
+            return found
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def ready_pids(text: str) -> dict[str, int]:
+    """The newest pid of each agent, from the lines of `up`."""
+    lines = [line.split() for line in text.splitlines() if line.startswith("ready ")]
+    return {name: int(pid) for _, name, pid in lines}
+
+
+def git(repository: Path, *words: str) -> str:
+    """One git command, by somebody without a configuration."""
+    env = {"PATH": os.environ["PATH"], "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    for who in ("AUTHOR", "COMMITTER"):
+        env |= {f"GIT_{who}_NAME": "Ann", f"GIT_{who}_EMAIL": "ann@example.org"}
+    return subprocess.run(
+        ["git", "-C", str(repository), *words], check=True, capture_output=True, text=True, env=env
+    ).stdout
+
+
+def repository(at: Path, files: dict[str, str] | None = None) -> Path:
+    """A repository with one commit."""
+    at.mkdir(parents=True)
+    for name, text in ({"money.py": SPLIT, "test_money.py": TESTS} if files is None else files).items():
+        (at / name).parent.mkdir(parents=True, exist_ok=True)
+        (at / name).write_text(text)
+    git(at, "init", "--quiet", "--initial-branch=main")
+    git(at, "add", "--all")
+    git(at, "commit", "--quiet", "--message", "first")
+    return at
