@@ -509,9 +509,11 @@ WHERE sequence = (SELECT max(sequence) FROM events WHERE task_id = e.task_id) OR
 SELECT count(*), coalesce(min(position), 1), coalesce(max(position), 0) FROM events
 
 -- name: count_tasks
+-- How many tasks stand how.
 SELECT status, count(*) FROM tasks GROUP BY status
 
 -- name: count_deliveries
+-- How many deliveries stand how.
 SELECT status, count(*) FROM deliveries GROUP BY status
 
 -- name: fact

@@ -57,8 +57,8 @@ LICENCE_SCHEMA = (
 class Clock:
     """The store's clock, moved by hand."""
 
-    def __init__(self) -> None:
-        self.now_us = START_US
+    def __init__(self, now_us: int) -> None:
+        self.now_us = now_us
 
     def __call__(self) -> int:
         self.now_us += 1
@@ -192,11 +192,14 @@ def _reached(events: list[Recorded], upto: str) -> bool:
 
 
 @asynccontextmanager
-async def opened(kind: str, folder: Path) -> AsyncIterator[World]:
-    """A fresh store on a database in a file, or in memory."""
+async def opened(
+    kind: str, folder: Path, *, is_alive: Callable[[str], bool] | None = None, now_us: int = START_US
+) -> AsyncIterator[World]:
+    """A fresh store on a database in memory, or one on a file. Who is not in `dead` lives, unless `is_alive` says."""
     schema_ids = CommittedIds()
     schema_ids.add(Schema(100_900, "LicenceChecked", 1, LICENCE_SCHEMA))
-    codec, clock, dead = Codec(schema_ids), Clock(), set[str]()
+    codec, clock, dead = Codec(schema_ids), Clock(now_us), set[str]()
+    alive = is_alive or (lambda holder: holder not in dead)
     database: Database
     if kind == "inline":
         database = await InlineDatabase.open(schema=[SCHEMA])
@@ -206,9 +209,7 @@ async def opened(kind: str, folder: Path) -> AsyncIterator[World]:
     opened_databases = [database]
 
     def store_on(shared: Database) -> SqliteStore:
-        return SqliteStore(
-            shared, bodies, codec, clock=clock, is_alive=lambda holder: holder not in dead, topology=Topology()
-        )
+        return SqliteStore(shared, bodies, codec, clock=clock, is_alive=alive, topology=Topology())
 
     async def another() -> SqliteStore:
         """The store as another process sees it."""

@@ -1,0 +1,61 @@
+"""What the processes of the store's tests do: annotate every task, or handle every submission like a worker."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from contracts import ids
+from embedded.liveness import Presence, is_alive
+from state_store.port import Commit, Delivery
+from tests.contract.store.world import LicenceChecked, World, opened, plan, step
+
+
+async def annotate(folder: Path, name: str) -> None:
+    """Say one thing about every submission there is."""
+    async with opened("file", folder) as world:
+        for event in await world.store.tail(0):
+            if event.envelope.type == "TaskSubmitted":
+                committed = await world.handle(name, event, LicenceChecked(note=name))
+                assert committed.status == "recorded", committed
+
+
+async def handle_all(folder: Path, name: str) -> None:
+    """Plan every submission with one step and one act, as a worker that was told by the sweep."""
+    run = folder / "run"
+    with Presence(run, name):
+        async with opened("file", folder, is_alive=partial(is_alive, run), now_us=ids.now_us()) as world:
+            for event in await world.store.tail(0):
+                if event.envelope.type == "TaskSubmitted":
+                    await handle_one(world, folder, name, event.envelope.id)
+
+
+async def handle_one(world: World, folder: Path, name: str, event_id: str) -> None:
+    event = await world.store.event(event_id)
+    assert event is not None
+    claim = await world.claim("planning", event)
+    if claim.status == "done":
+        if claim.unpublished:
+            await world.store.published("planning", [event_id])
+        return
+    assert claim.status == "free", claim
+    delivery = Delivery("planning", event_id, event.envelope.task_id, event_id, claim.basis, holder=name)
+    started = await world.store.start(delivery, None)
+    delivery = replace(delivery, token=started.token)
+    intent = await world.store.step_intent(delivery, step(delivery))
+    if intent.outcome != "ok":
+        note(folder, "ran")
+        await world.store.step_outcome(delivery, replace(intent, outcome="ok", result="1"))
+    effect = await world.store.effect_intent(delivery, f"act:{delivery.task_id}", "act", "{}")
+    if effect.receipt is None:
+        note(folder, "acted")
+        await world.store.effect_receipt(effect.key, '{"done":true}')
+    committed = await world.store.commit(Commit(delivery, emitted=world.answers(event, "planning", plan())))
+    assert committed.status == "recorded", committed
+    await world.store.published("planning", [event_id])
+
+
+def note(folder: Path, word: str) -> None:
+    with (folder / "acts").open("a") as file:
+        file.write(f"{word}\n")
