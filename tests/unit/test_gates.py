@@ -389,6 +389,22 @@ def test_a_filter_of_warnings_is_no_skip() -> None:
     assert decide(edited("def test_one", "@pytest.mark.filterwarnings('ignore')\ndef test_one")) == "hold"
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("part", ["a", "curl ", "a.b-", "http", "ai review ", "(", "password=", "'x' + "])
+def test_a_long_line_does_not_hold_up_the_rules(part: str) -> None:
+    line = (part * 900_000)[:900_000].encode()
+    for name in ("min.js", "data.py", "a.md"):
+        judge(Change((ChangedFile(name, None, line),)))
+
+
+def test_deep_syntax_counts_as_unreadable() -> None:
+    for count in (100, 300, 900, 3000):
+        code = b"x = " + b"'x' + " * count + b"'x'\n"
+        results = judge(Change((ChangedFile("data.py", None, code),)))
+        assert passed(results)
+        assert bool(needs_person(results)) == (count > 200)
+
+
 def test_odd_bytes_do_not_break_the_rules() -> None:
     for content in (
         b"\xff\xfe",

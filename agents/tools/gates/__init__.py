@@ -78,7 +78,7 @@ def _result(gate: str, findings: list[Finding]) -> GateResult:
     distinct = sorted(dict.fromkeys(findings), key=lambda one: (ORDER[one.severity], one.file or "", one.line or 0))
     blockers = [one for one in distinct if one.severity == "blocker"]
     worst = distinct[0] if distinct else None
-    summary = f"{worst.file}: {worst.message}" if worst else GATES[gate]
+    summary = f"{worst.file}: {worst.message}" if worst else "nothing found"
     if len(distinct) > 1:
         summary += f" (and {len(distinct) - 1} more)"
     return GateResult(gate=gate, passed=not blockers, summary=summary, findings=tuple(distinct[:FINDINGS_MAX]))

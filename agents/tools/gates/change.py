@@ -23,6 +23,9 @@ Severity = Literal["blocker", "major", "minor", "info"]
 TEXT_BYTES_MAX = 1 << 20
 """Larger files are judged by path and size alone."""
 
+DEPTH_MAX = 200
+"""Deeper syntax counts as unreadable: the rules walk it by recursion."""
+
 DOC_SUFFIXES = {".md", ".rst", ".txt", ".adoc"}
 TEST_NAME = re.compile(r"(^tests?\.py|^test_.*\.py|.*_test\.(py|go)|.*\.(test|spec)\.[jt]sx?|.*Tests?\.(java|kt|cs))$")
 TEST_FOLDERS = {"test", "tests", "__tests__", "spec"}
@@ -203,10 +206,19 @@ def _text(content: bytes) -> str | None:
         return None
 
 
+def _depth(tree: ast.AST) -> int:
+    """How deep the syntax nests, counted without recursion."""
+    depth, level = 0, [tree]
+    while level:
+        depth, level = depth + 1, [child for node in level for child in ast.iter_child_nodes(node)]
+    return depth
+
+
 def _parsed(text: str) -> ast.Module | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return ast.parse(text)
+            tree = ast.parse(text)
+            return tree if _depth(tree) <= DEPTH_MAX else None
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None

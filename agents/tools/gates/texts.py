@@ -13,7 +13,7 @@ from agents.tools.gates.change import Change, ChangedFile, Severity, finding, vi
 from agents.tools.gates.syntax import docstrings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from contracts.events import Finding
 
@@ -30,13 +30,17 @@ KEYS: tuple[tuple[str, str], ...] = (
     ("a signed token", r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"),
 )
 NAMED_SECRET = re.compile(
-    r"(?i)[\w.-]*(?:passw(?:or)?d|passwd|secret|api[_-]?key|access[_-]?key|auth[_-]?token|access[_-]?token|private[_-]?key|token)[\w]*"
+    r"(?i)(?:passw(?:or)?d|passwd|secret|api[_-]?key|access[_-]?key|auth[_-]?token|access[_-]?token|private[_-]?key|token)\w{0,40}"
     r"[\"']?\s*(?::\s*\w+\s*)?[:=]\s*(?P<quote>[\"'])(?P<value>[^\"'\s]{8,})(?P=quote)"
 )
-URL_SECRET = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/:@\"'<>{}$]+:(?P<value>[^\s/@\"'<>{}$]{4,})@(?P<host>[\w.-]+)")
+URL_SECRET = re.compile(
+    r"(?<!\w)[a-z][a-z0-9+.-]{1,15}://[^\s/:@\"'<>{}$]+:(?P<value>[^\s/@\"'<>{}$]{4,})@(?P<host>[\w.-]+)"
+)
 PLACEHOLDER = re.compile(
     r"(?i)example|change[_-]?me|dummy|fake|sample|placeholder|redacted|your[_-]|xxx|[<{}]|\.\.\.|\*\*\*|%\("
 )
+
+PIECE_CHARACTERS = 2000
 
 BIDI = re.compile("[\u202a-\u202e\u2066-\u2069\u200e\u200f\u061c]")
 INVISIBLE = re.compile("[\u00ad\u115f\u1160\u180e\u200b-\u200d\u2060-\u2064\u3164\ufeff\uffa0\U000e0000-\U000e007f]")
@@ -71,7 +75,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
 def judge_secrets(change: Change) -> Iterator[Finding]:
     """Keys and passwords in added lines. Known forms count everywhere; named ones not where they plainly are samples."""
     for file in change.files:
-        for number, line in file.added_lines:
+        for number, line in _pieces(file.added_lines):
             for what, pattern in KEYS:
                 if re.search(pattern, line) and "EXAMPLE" not in line:
                     yield _masked(finding("secrets", "blocker", f"the line holds {what}", file, number))
@@ -101,6 +105,13 @@ def judge_text(change: Change) -> Iterator[Finding]:
         yield from _commands(file)
         if file.is_python:
             yield from _look_alikes(file)
+
+
+def _pieces(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """The lines, long ones in parts: a search that starts anew at each letter must not see a megabyte."""
+    for number, line in lines:
+        for start in range(0, max(1, len(line)), PIECE_CHARACTERS):
+            yield number, line[start : start + PIECE_CHARACTERS]
 
 
 def _hidden(file: ChangedFile) -> Iterator[Finding]:
@@ -135,7 +146,7 @@ def _commands(file: ChangedFile) -> Iterator[Finding]:
     """Shell commands in files that something may run; prose and comments run nowhere."""
     if file.is_document or file.is_test:
         return
-    for number, line in _texts_of_python(file) if file.is_python else _uncommented(file):
+    for number, line in _pieces(_texts_of_python(file) if file.is_python else _uncommented(file)):
         for what, pattern in COMMANDS:
             if re.search(pattern, line):
                 yield finding("unsafe", "blocker", f"the line {what}", file, number)
