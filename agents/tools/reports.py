@@ -13,6 +13,7 @@ from agents.tools.contained import harmless
 
 Result = Literal["passed", "skipped", "xfailed", "failed", "error"]
 WORST_LAST: tuple[Result, ...] = ("passed", "xfailed", "skipped", "failed", "error")
+UNFINISHED = "(a test that did not finish)"
 TESTS_MAX = 100_000
 TEXT_MAX = 4000
 ID_MAX = 500
@@ -140,11 +141,13 @@ class _Reader:
         if name != "testcase":
             return
         test = test_id(self.case)
+        if not test:  # pytest was told to stop in the middle of a test
+            test, self.result = UNFINISHED, "error"
         results = self.cases.results
         if test not in results and len(results) >= TESTS_MAX:
             raise UnreadableReport(f"the report names more than {TESTS_MAX} tests")
         results[test] = worse(results.get(test, "passed"), self.result)
-        if self.result == "error" and not self.case.get("classname"):
+        if self.result == "error" and self.case.get("name") and not self.case.get("classname"):
             self.cases.broken.add(test)
             self.cases.missing |= missing_modules(self.text)
 
