@@ -34,7 +34,7 @@ class WakeUps:
         self._folder = folder
         self._on_wake = on_wake
         self._inbox: socket.socket | None = None
-        self._outbox = _datagram_socket()
+        self._outbox: socket.socket | None = None
 
     def listen(self) -> None:
         """Begin to be woken, in the running event loop."""
@@ -53,12 +53,16 @@ class WakeUps:
             if address == self.address:
                 self._on_wake(kind)
                 continue
+            if self._outbox is None:
+                self._outbox = _datagram_socket()
             with contextlib.suppress(OSError):
                 self._outbox.sendto(kind.encode(), address)
 
     def close(self) -> None:
         """Be woken no more; safe to call twice."""
-        self._outbox.close()
+        if self._outbox is not None:
+            self._outbox.close()
+            self._outbox = None
         if self._inbox is not None:
             asyncio.get_running_loop().remove_reader(self._inbox)
             self._inbox.close()

@@ -14,7 +14,7 @@ from contracts.errors import Busy, Refused
 from embedded.lock import FileLock, holder
 
 SUFFIX: Final = ".alive"
-ACQUIRE_SECONDS: Final = 1.0
+ACQUIRE_SECONDS: Final = 0.25
 """A look by `is_alive` takes a shared lock for an instant, so one failed attempt does not prove a rival."""
 
 
