@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -173,17 +173,18 @@ class Runner:
             await asyncio.sleep(MARK_SECONDS)
 
     async def _settle(self, subscription: Subscription) -> None:
-        marks, self.worker.unmarked = self.worker.unmarked, []
-        offsets = self.lanes.ready_offsets()
-        work: list[Awaitable[None]] = []
-        if marks:
-            work.append(self.store.published(self.agent.role, marks))
-        if offsets:
-            work.append(subscription.commit(offsets))
+        """Marks first: what is acknowledged never comes again, so what it emitted must be known to be published."""
+        marks, offsets = self.worker.unmarked, self.lanes.ready_offsets()
+        self.worker.unmarked = []
         try:
-            await asyncio.gather(*work)
+            if marks:
+                await self.store.published(self.agent.role, marks)
+                marks = []
+            if offsets:
+                await subscription.commit(offsets)
         except Retryable as error:
             log.warning("acknowledging waits: %s", error)
+            self.worker.unmarked += marks
             self.lanes.progressed.set()
             return
         self.lanes.committed(offsets)

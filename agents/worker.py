@@ -226,7 +226,7 @@ class Worker:
         """On TaskResumed: a parked delivery that was reopened goes on with its own journal; else the role looks anew."""
         if event.type != "TaskResumed":
             return False
-        return await self.store.next_waiting(self.agent.role, event.task_id) is None
+        return await self.store.next_waiting(self.agent.role, event.task_id, besides=event.id) is None
 
     async def detach(self, work: Work) -> None:
         """Make a delivery durable that is not done after 30 s, running or queued, so that its offset may move on."""

@@ -1,0 +1,3 @@
+"""Planted faults."""
+from tests.simulation.schedule import Parts
+VARIANTS: dict[str, Parts] = {}
