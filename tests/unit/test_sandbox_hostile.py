@@ -170,7 +170,8 @@ for act in (lambda: os.chmod(canary, 0), lambda: os.utime(canary, (0, 0)), lambd
         act()
     except OSError:
         pass
-attempt("usr", lambda: open("/usr/gavotte-was-here", "w"))
+for place in ("/", "/etc/", "/run/", "/usr/", "/dev/", "/home/", "/var/"):
+    attempt(place, lambda: open(place + "gavotte-was-here", "w"))
 attempt("python", lambda: open(os.__file__, "a"))
 attempt("truncpython", lambda: os.open(os.__file__, os.O_RDONLY | os.O_TRUNC) if os.access(os.__file__, os.W_OK) else 1 / 0)
 """
