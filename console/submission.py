@@ -91,8 +91,11 @@ async def _record(runtime: Runtime, payload: TaskSubmitted) -> Recorded:
     event_id = ids.derived("submission", task_id)
     event = root(payload, task_id=task_id, tenant=TENANT, event_id=event_id)
     value = runtime.codec.encode_payload(payload)
-    recorded = (await runtime.store.append([Encoded(event, value)]))[0]
-    if recorded.value != value:
+    try:
+        recorded = (await runtime.store.append([Encoded(event, value)]))[0]
+    except Conflict:
+        recorded = None
+    if recorded is None or recorded.value != value:
         raise Conflict(
             f"the idempotency key {key!r} was used for another submission, task {task_id}",
             hint="take another key, or submit exactly the same",

@@ -218,7 +218,7 @@ class Crew:
         if process.returncode is not None:
             return
         with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
+            os.kill(process.pid, signal.SIGTERM)  # Popen's own would reap it behind asyncio's back
         try:
             async with asyncio.timeout(self.settings.worker.stop_seconds + STOP_EXTRA_SECONDS):
                 await process.communicate()
