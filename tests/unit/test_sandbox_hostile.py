@@ -504,14 +504,17 @@ async def test_cancelling_kills_the_tree_at_once(request: pytest.FixtureRequest)
 
 
 @pytest.mark.parametrize("name", ["bubblewrap", "landlock", "landlock-owner-1"])
-async def test_the_tree_dies_with_its_harness(name: str) -> None:
+async def test_the_tree_dies_with_its_harness(name: str, tmp_path: Path) -> None:
     need(name)
     marker = uuid.uuid4().hex
     program = (
         f"# {marker}\nimport os, time\nos.fork()\nos.setsid() if os.getpgrp() != os.getpid() else 0\ntime.sleep(1000)"
     )
     harness = subprocess.Popen(  # noqa: ASYNC220 - it starts at once
-        [sys.executable, str(DRIVER)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+        [sys.executable, str(DRIVER)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     assert harness.stdin is not None
     harness.stdin.write(json.dumps({"sandbox": name, "program": program}).encode())
