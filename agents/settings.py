@@ -208,8 +208,7 @@ class Settings(Section):
                 self.data.chmod(0o700)
             for name in FOLDERS:
                 (self.data / name).mkdir(exist_ok=True, mode=0o700)
-            if not os.access(self.data, os.W_OK | os.X_OK):
-                raise PermissionError(13, os.strerror(13))
+            os.utime(self.run)  # asks whether it can be written, and changes nothing that counts
         except OSError as error:
             raise Unavailable(
                 f"the data folder {self.data} cannot be written: {error.strerror}",

@@ -168,9 +168,8 @@ async def record(settings: Settings) -> Finding:
     try:
         runtime = await open_runtime(settings, create=False)
     except (GavotteError, OSError) as error:
-        return Finding(
-            "record", "lacks", f"{settings.database}: {error}", "is the disk full, or the file another program's?"
-        )
+        said = error.message if isinstance(error, GavotteError) else str(error)
+        return Finding("record", "lacks", said, "is the disk full, or the file another program's?")
     try:
         statistics = await runtime.store.statistics()
         dead = await runtime.store.inbox(statuses=("dead",))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from state_store.port import StateStore
 
 PAGE: Final = 1000
-DEAD_MAX: Final = 100_000
+ROWS_MAX: Final = 10_000
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,22 @@ class Found:
 
 async def letters(bus: Bus, store: StateStore, topology: Topology) -> list[Found]:
     """All letters of all roles, the newest first."""
-    dead = {(row.role, row.event_id) for row in await store.inbox(statuses=("dead",), limit=DEAD_MAX)}
     found = []
     for agent in topology.agents:
         for topic in topology.topics_for(agent.role):
             for record in await records(bus, letter_topic(topic, agent.group)):
                 letter = read(record)
                 if letter is not None:
-                    found.append(_found(letter, record, agent.role, dead))
+                    found.append(await _found(store, letter, record, agent.role))
     return sorted(found, key=lambda each: each.letter.last_at_us, reverse=True)
+
+
+def newest(found: Sequence[Found]) -> list[Found]:
+    """One letter for each event and role: the newest, where a redrive failed again."""
+    kept: dict[tuple[str, str], Found] = {}
+    for each in found:
+        kept.setdefault((each.role, each.event_id or each.place), each)
+    return list(kept.values())
 
 
 async def records(bus: Bus, topic: str) -> list[Record]:
@@ -100,11 +107,18 @@ def redriven(letter: Letter, operator: str) -> Headers:
     return kept + tuple((KEPT + name, value.encode()) for name, value in facts.items())
 
 
-def _found(letter: Letter, record: Record, role: str, dead: set[tuple[str, str]]) -> Found:
+async def _found(store: StateStore, letter: Letter, record: Record, role: str) -> Found:
     try:
         envelope = read_envelope(letter.key, letter.headers)
     except GavotteError:
         envelope = None
     place = f"{record.topic}/{record.partition}/{record.offset}"
-    is_open = envelope is None or (role, envelope.id) in dead
+    is_open = envelope is None or await _is_open(store, role, envelope)
     return Found(letter, place, role, envelope, is_open)
+
+
+async def _is_open(store: StateStore, role: str, envelope: Envelope) -> bool:
+    """Whether the role never got further with the event than to this letter."""
+    rows = await store.inbox(task_id=envelope.task_id, limit=ROWS_MAX)
+    own = [row.status for row in rows if (row.role, row.event_id) == (role, envelope.id)]
+    return not own or "dead" in own

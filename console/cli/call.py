@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import os
 import re
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 EXIT_FAILED = 1
 EXIT_WAITS_FOR_PERSON = 6
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+"""128 and SIGPIPE, as other programs end when their reader leaves."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 TaskId = Annotated[str, typer.Argument(metavar="TASK", help="The task's id, or any unique part of it.")]
@@ -109,6 +113,14 @@ def command(app: typer.Typer, name: str | None = None, **options: Any) -> Callab
 
 
 def _run(function: Callable[..., Any], call: Call, given: dict[str, Any]) -> int:
+    try:
+        return _finished(function, call, given)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to say has no reader
+        return EXIT_BROKEN_PIPE
+
+
+def _finished(function: Callable[..., Any], call: Call, given: dict[str, Any]) -> int:
     if not inspect.iscoroutinefunction(function):
         return int(function(call, **given) or 0)
 

@@ -33,12 +33,17 @@ def add_to(app: typer.Typer) -> None:
 
 async def list_(
     call: Call,
-    all_: Annotated[bool, typer.Option("--all", help="Also those that were handled since.")] = False,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Also those handled since, and those that a redrive followed.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """List the letters that wait for somebody, the newest first."""
+    from dlq_tools.letters import newest
+
     runtime = await call.runtime()
-    found = [each for each in await _letters(runtime) if all_ or each.open]
+    every = await _letters(runtime)
+    found = every if all_ else [each for each in newest(every) if each.open]
     if json:
         put_json([fields(each) for each in found])
         return

@@ -29,8 +29,8 @@ from console.harmless import harmless
 from contracts.errors import GavotteError
 
 EXIT_USAGE: Final = 2
-EXIT_BROKEN_PIPE: Final = 141
-"""128 and SIGPIPE, as other programs end when their reader leaves."""
+EXIT_UNAVAILABLE: Final = 5
+EXIT_INTERRUPTED: Final = 130
 
 app = typer.Typer(
     name="gavotte",
@@ -55,10 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except GavotteError as error:
         return _explain(error.message, error.hint, error.exit_code)
     except typer.Abort:
-        return _explain("aborted", "", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is said on leaving
-        return EXIT_BROKEN_PIPE
+        return _explain("aborted", "", EXIT_INTERRUPTED)
+    except OSError as error:
+        if error.strerror is None or "--debug" in given:
+            return _unexpected(error, given)
+        place = f"{error.filename}: " if error.filename else ""
+        return _explain(f"{place}{error.strerror}", "gavotte doctor; with --debug it says where", EXIT_UNAVAILABLE)
     except Exception as error:  # noqa: BLE001  the last resort: a person never meets a traceback
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # the parser's errors
             return _explain(error.format_message(), _help_for(error), EXIT_USAGE)

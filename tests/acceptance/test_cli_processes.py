@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -9,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from agents.settings import load_settings
+from agents.wiring import open_runtime
+from bus.port import Message
+from contracts.topology import topic_of
 from tests.acceptance.commands import FIX, Person, alive, git, ready_pids, repository, until
 
 
@@ -190,3 +195,38 @@ def test_the_log_is_one_lineage_for_programs(ann: Person) -> None:
     assert ann.told("rebuild") == {"tasks": 1}
     assert ann.told("show", task_id) == shown
     assert ann.told("dlq", "list") == []
+
+
+async def put_on_the_bus(person: Person, messages: list[Message]) -> None:
+    """Publish bytes as a stranger could who reaches the bus."""
+    runtime = await open_runtime(load_settings(data=person.data, environ={}))
+    try:
+        await runtime.bus.publish(messages)
+    finally:
+        await runtime.close()
+
+
+def test_what_cannot_be_read_becomes_a_letter_that_explains_itself(ann: Person) -> None:
+    topic = topic_of("tasks")
+    key = b"0192b3c4-0000-7000-8000-00000000dead"
+    headers = (
+        ("ce_id", b"0192b3c4-0000-7000-8000-00000000beef"),
+        ("ce_type", b"gavotte.TaskSubmitted.v1"),
+        ("ce_source", b"urn:gavotte:client"),
+        ("ce_subject", key),
+    )
+    garbage, torn = Message(topic, b"\xff", b"\x00\x01"), Message(topic, key, b"\x00\x00\x00\x00\x01\x02", headers)
+    with ann.starts("up", "--roles", "planning"):
+        until(lambda: ready_pids(ann.heard()))
+        asyncio.run(put_on_the_bus(ann, [garbage, torn]))
+        letters = until(lambda: len(found := ann.told("dlq", "list")) == 2 and found)
+        named = next(letter for letter in letters if letter["event_id"])
+        unnamed = next(letter for letter in letters if not letter["event_id"])
+        assert (named["role"], named["type"], named["code"]) == ("planning", "TaskSubmitted", "undecodable")
+        assert "TaskSubmitted" in ann.says("dlq", "list").stdout
+        shown = ann.says("dlq", "show", unnamed["place"])
+        assert "ce_" in shown.stdout
+        assert ann.says("dlq", "redrive", "beef").returncode == 0
+        again = until(lambda: max(found["redrive_count"] for found in ann.told("dlq", "list")))
+        assert again == 1
+    assert ann.says("dlq", "show", "nothing").returncode == 3
