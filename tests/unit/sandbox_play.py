@@ -106,8 +106,7 @@ class Stage:
             server.listen()
         for listener in (self.tcp, self.udp, self.unix, self.abstract):
             listener.setblocking(False)
-        self.bystander = subprocess.Popen(["sleep", "120"])
-        opened.callback(self.bystander.wait)
+        self.bystander = opened.enter_context(subprocess.Popen(["cat"], stdin=subprocess.PIPE))  # ends when we do
         opened.callback(self.bystander.kill)
 
     def tree(self, files: dict[str, str]) -> Path:
