@@ -16,7 +16,7 @@ from contracts.ids import SYSTEM_TASK
 from contracts.topology import CORE_AGENTS
 from state_store import leases
 from state_store.fold import TaskState
-from state_store.port import Delivery, Encoded, Recorded
+from state_store.port import Encoded, Recorded
 from state_store.queries import SQL
 from state_store.streams import Head, Streams, next_state
 
@@ -35,9 +35,8 @@ def admit(
     now_us: int,
     *,
     state: TaskState | None = None,
-    by: Delivery | None = None,
 ) -> Recorded:
-    """Check an event, append it after the head and let it have its effect. `by` is the delivery that emits it.
+    """Check an event, append it after the head and let it have its effect.
 
     `state` is the state after it, where that is known. Raises Illegal, Conflict or NotFound before anything is written.
     """
@@ -50,7 +49,7 @@ def admit(
     if event.type in TERMINAL_TYPES:
         _check_effects(conn, event)
     recorded = streams.append(conn, head, encoded, state, now_us)
-    _follow(conn, head, event, now_us, by)
+    _follow(conn, head, event, now_us)
     return recorded
 
 
@@ -117,7 +116,7 @@ def _check_effects(conn: sqlite3.Connection, event: Event) -> None:
         )
 
 
-def _follow(conn: sqlite3.Connection, head: Head, event: Event, now_us: int, by: Delivery | None) -> None:
+def _follow(conn: sqlite3.Connection, head: Head, event: Event, now_us: int) -> None:
     payload: Any = event.payload
     match event.type:
         case "TaskResumed":
@@ -131,17 +130,15 @@ def _follow(conn: sqlite3.Connection, head: Head, event: Event, now_us: int, by:
             conn.execute(SQL["kill_lift"], (event.id, payload.kill_id))
             conn.execute(SQL["lift_parked"], {"now_us": now_us})
         case "TaskSucceeded" | "TaskFailed" | "TaskCancelled":
-            _end(conn, event, now_us, by)
+            _end(conn, event, now_us)
 
 
-def _end(conn: sqlite3.Connection, event: Event, now_us: int, by: Delivery | None) -> None:
+def _end(conn: sqlite3.Connection, event: Event, now_us: int) -> None:
     conn.execute(
         SQL["close_open"],
         {
             "task_id": event.task_id,
             "roles": _CORE_ROLES_JSON,
-            "role": by.role if by else "",
-            "event_id": by.event_id if by else "",
             "reason": f"the task ended with {event.type}",
             "now_us": now_us,
         },

@@ -118,6 +118,8 @@ class TaskState(BaseModel):
     since_us: int = 0
     since_sequence: int = 0
     """The event that began the present step or pause; deadlines are named after it."""
+    step_sequence: int = 0
+    """The event that led into the present step; pauses in it do not count."""
     submitted_at_us: int = 0
     ended_at_us: int | None = None
 
@@ -237,6 +239,8 @@ def evolve(state: TaskState, event: Event, sequence: int) -> TaskState:
         changes["pause"] = None
         if state.step not in ENDED:
             changes["ended_at_us"] = event.envelope.time_us
+    if step != state.step:
+        changes["step_sequence"] = sequence
     if step != state.step or changes.get("pause", state.pause) != state.pause:
         changes["since_us"] = event.envelope.time_us
         changes["since_sequence"] = sequence

@@ -102,7 +102,8 @@ class Inbox:
             unpublished = () if c.published else self._emitted(conn, c)
             return Claim("done", basis=c.basis or 0, attempt=c.attempt or 0, unpublished=unpublished)
         if c.status in CLOSED:
-            return Claim("closed", detail=c.reason or c.status or "")
+            unpublished = () if c.published else self._emitted(conn, c)
+            return Claim("closed", detail=c.reason or c.status or "", unpublished=unpublished)
         known = c.sequence is not None
         own = holder != "" and (c.lease_holder, c.lease_event) == (holder, key)
         wait = "" if own else self._wait(conn, c, role, key, task_id, envelope.type, by_deadline=key != cause_id)
@@ -160,6 +161,7 @@ class Inbox:
             "free",
             state=state,
             basis=basis,
+            sequence=c.sequence or basis,
             known=known,
             starts=c.starts or 0,
             attempt=c.attempt or 0,
@@ -242,7 +244,7 @@ class Inbox:
     ) -> Committed:
         d, now_us, before = request.delivery, self.clock(), head.sequence
         emitted = tuple(
-            admit(conn, self.streams, head, encoded, now_us, state=state, by=d)
+            admit(conn, self.streams, head, encoded, now_us, state=state)
             for encoded, state in zip(request.emitted, states, strict=True)
         )
         if head.sequence != before:

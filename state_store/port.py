@@ -96,12 +96,14 @@ class Claim:
     free     go on: `state` is the task at `basis` (the consumed event included), `steps` the journal so far;
     waiting  an earlier event of this task is open for this role, or its lease is another worker's, or not due yet;
     done     handled before: `unpublished` are the emitted events that were not marked published;
-    closed   superseded, dead or parked: acknowledge and forget.
+    closed   superseded, dead or parked: publish `unpublished` likewise, acknowledge and forget.
     """
 
     status: ClaimStatus
     state: TaskState | None = None
     basis: int = 0
+    sequence: int = 0
+    """The consumed event's place in its task: at the basis, or before it."""
     known: bool = True
     """Whether the consumed event was already recorded."""
     starts: int = 0
@@ -188,7 +190,7 @@ class Due:
     For a deadline `event` is the last event that moved the task, and `deadline_id` the inbox key of its delivery.
     """
 
-    kind: Literal["missed", "retry", "lease", "waiting", "deadline"]
+    kind: Literal["missed", "retry", "lease", "waiting", "deadline", "unpublished"]
     event: Recorded
     deadline_id: str | None = None
 

@@ -198,11 +198,12 @@ WHERE status IN ('started', 'waiting', 'retry', 'parked') AND status = 'parked' 
                        OR (k.scope = 'task' AND k.target = deliveries.task_id)))
 
 -- name: close_open
--- The task has ended: what the roles of the dance still had open is superseded.
+-- The task has ended: what the roles of the dance still had open is superseded. (The delivery that says so is done,
+-- and writes its own row after this.)
 UPDATE deliveries SET status = 'superseded', due_us = NULL, reason = :reason, reason_code = 'ended',
     updated_at_us = :now_us
 WHERE task_id = :task_id AND status IN ('started', 'waiting', 'retry', 'parked')
-  AND role IN (SELECT value FROM json_each(:roles)) AND NOT (role = :role AND event_id = :event_id)
+  AND role IN (SELECT value FROM json_each(:roles))
 
 -- name: drop_leases
 -- And nobody of them works on it any more.
@@ -281,6 +282,12 @@ WHERE d.role = :role AND d.task_id = :task_id
   AND d.status IN ('started', 'waiting', 'retry', 'parked') AND d.status <> 'parked'
   AND (d.status <> 'retry' OR d.due_us <= :now_us)
 ORDER BY d.task_id, d.sequence
+
+-- name: unpublished
+-- Deliveries of a role that were closed a while ago and whose events may not be on the bus.
+SELECT event_id, cause_id FROM deliveries
+WHERE role = ? AND published = 0 AND emitted_from IS NOT NULL AND updated_at_us <= ?
+ORDER BY updated_at_us LIMIT ?
 
 -- name: missed
 -- Events the role consumes, behind its mark and old enough, without a delivery; those of ended tasks no longer matter

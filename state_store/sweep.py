@@ -40,7 +40,9 @@ class Sweep:
         """Everything due for a role, deliveries that were begun first."""
         due = self._open(conn, role)
         due += self._overdue(conn, role)
-        missed, mark = self._missed(conn, role, consumes, self.clock() - int(older_than_seconds * 1_000_000))
+        cutoff_us = self.clock() - int(older_than_seconds * 1_000_000)
+        due += self._unpublished(conn, role, cutoff_us)
+        missed, mark = self._missed(conn, role, consumes, cutoff_us)
         return Found(due + missed, mark)
 
     def next_waiting(self, conn: sqlite3.Connection, role: str, task_id: str, besides: str) -> Recorded | None:
@@ -107,6 +109,17 @@ class Sweep:
     def _worked_on(self, conn: sqlite3.Connection, role: str, task_id: str) -> bool:
         row = conn.execute(SQL["lease_of"], (role, task_id)).fetchone()
         return row is not None and self.rules.holds(row[2], row[3])
+
+    # -- events that never went out ----------------------------------------------------------------------------------
+
+    def _unpublished(self, conn: sqlite3.Connection, role: str, cutoff_us: int) -> list[Due]:
+        """Whoever claims these again is told that they are closed, and what to publish."""
+        found = []
+        for event_id, cause_id in conn.execute(SQL["unpublished"], (role, cutoff_us, FOUND_MAX)).fetchall():
+            event = self.streams.event(conn, cause_id)
+            if event is not None:
+                found.append(Due("unpublished", event, None if event_id == cause_id else event_id))
+        return found
 
     # -- events that never came --------------------------------------------------------------------------------------
 

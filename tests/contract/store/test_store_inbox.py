@@ -96,7 +96,8 @@ async def test_an_event_that_is_illegal_now_is_closed(world: World) -> None:
 
 async def test_done_answers_with_what_was_not_published(world: World) -> None:
     submission = await world.submit()
-    committed = await world.handle("planning", submission, plan())
+    delivery = await world.delivery("planning", submission)
+    committed = await world.store.commit(Commit(delivery, emitted=world.answers(submission, "planning", plan())))
     claim = await world.claim("planning", submission)
     assert claim.status == "done"
     assert claim.unpublished == committed.events
@@ -166,12 +167,14 @@ async def test_a_conflict_closes_the_delivery_and_reruns_nothing(world: World) -
     cancel = world.word(submission.event.task_id, cancelling())
     (cancel_recorded,) = await world.store.append([cancel])
     await world.handle("planning", cancel_recorded, TaskCancelled(reason="not needed"))
+    await world.store.published("planning", [cancel_recorded.envelope.id])
     request = Commit(delivery, consumed=submission, emitted=world.answers(submission, "planning", plan()))
     committed = await world.store.commit(request)
     assert (committed.status, committed.events) == ("superseded", ())
     types = [event.envelope.type for event in await world.store.stream(submission.event.task_id)]
     assert types == ["TaskSubmitted", "TaskCancelRequested", "TaskCancelled"]
     assert (await world.claim("planning", submission)).status == "closed"
+    await world.store.published("planning", [cancel_recorded.envelope.id])
     world.clock.advance(3600)
     assert await world.store.sweep("planning", ["TaskSubmitted"]) == []
 
@@ -239,6 +242,15 @@ async def test_later_events_wait_for_an_earlier_one_of_their_role(world: World) 
     assert await world.store.next_waiting("licence", later.envelope.task_id, besides=later.envelope.id) is None
     await world.handle("licence", later, LicenceChecked(note="two"))
     assert await world.store.next_waiting("licence", later.envelope.task_id) is None
+
+
+async def test_an_unknown_event_waits_behind_everything_that_is_open(world: World) -> None:
+    submission = await world.submit()
+    await world.handle("licence", submission, status="parked", reason_code="skew")
+    (unknown,) = world.answers(submission, "planning", plan())
+    claim = await world.claim("licence", unknown)
+    assert (claim.status, claim.known) == ("waiting", False)
+    assert submission.envelope.id in claim.detail
 
 
 async def test_an_event_that_only_waits_is_recorded_if_it_was_unknown(world: World) -> None:
@@ -309,6 +321,7 @@ async def test_an_ended_task_is_closed_for_the_roles_of_the_dance(world: World) 
     assert (await statuses(world, proposed))["licence", "ChangeProposed"] == "started"
     assert (await world.claim("review", proposed)).status == "closed"
     assert (await world.store.commit(Commit(ours))).status == "superseded"
+    assert set(await world.store.leases("one")) == {("licence", proposed.envelope.task_id)}
     late = world.answers(proposed, "licence", LicenceChecked())
     assert (await world.store.commit(Commit(further, emitted=late))).status == "recorded"
 
@@ -323,7 +336,9 @@ async def test_dead_is_closed_until_it_is_reopened(world: World) -> None:
         reason_code="undecodable",
     )
     assert (await world.store.commit(request)).status == "recorded"
+    await world.store.published("planning", [submission.envelope.id])
     assert (await world.claim("planning", submission)).status == "closed"
+    await world.store.published("planning", [submission.envelope.id])
     assert await world.store.sweep("planning", ["TaskSubmitted"], older_than_seconds=0) == []
     await world.store.append([world.said(submission, TaskResumed(operator="olga"))])
     assert (await world.claim("planning", submission)).status == "closed"  # a letter comes back by a redrive alone
@@ -351,6 +366,10 @@ async def test_nothing_stays_open_on_a_task_that_ended(world: World) -> None:
     committed = await world.store.commit(Commit(first, status="retry", due_us=world.clock.now_us, attempt=1))
     assert committed.status == "superseded"
     assert (await world.store.start(first, None)).status == "closed"
+    anew = replace(first, role="coding")
+    assert (await world.store.start(anew, None, waiting=True)).status == "closed"
+    assert (await world.store.start(anew, None)).status == "closed"
+    assert [row.role for row in await world.store.inbox()] == ["planning", "planning"]
 
 
 async def test_a_resubmission_from_the_bus_with_another_id_is_closed(world: World) -> None:

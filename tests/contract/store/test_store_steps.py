@@ -224,9 +224,9 @@ async def test_wall_time_is_work_and_not_waiting(world: World) -> None:
 
 async def test_values_are_free(world: World) -> None:
     _, delivery = await working(world, steps=1)
-    for ordinal in range(5):
+    await world.store.step_intent(delivery, step(delivery, 0))
+    for ordinal in range(1, 6):
         await world.store.step_intent(delivery, step(delivery, ordinal, kind="value", name="clock"))
-    await world.store.step_intent(delivery, step(delivery, 5))
     with pytest.raises(Exhausted):
         await world.store.step_intent(delivery, step(delivery, 6))
 

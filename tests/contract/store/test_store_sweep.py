@@ -32,6 +32,7 @@ from tests.contract.store.world import (
     moment,
     plan,
     small_budget,
+    staging,
     step,
     turned_down,
 )
@@ -41,7 +42,9 @@ CODING = ("PlanProposed", "ChangesRequested", *HEARD_BY_ALL)
 
 
 async def swept(world: World, role: str, consumes: tuple[str, ...], *, older: float = 30.0) -> list[Due]:
-    return await world.store.sweep(role, consumes, older_than_seconds=older)
+    """What is due, but for what was closed and waits to be published: nothing publishes here."""
+    found = await world.store.sweep(role, consumes, older_than_seconds=older)
+    return [due for due in found if due.kind != "unpublished"]
 
 
 # -- missed ---------------------------------------------------------------------------------------------------------
@@ -225,6 +228,27 @@ async def test_due_retries_and_waiting_turns_are_found_first_in_line_only(world:
     assert await swept(world, "licence", consumes) == [Due("waiting", later)]
 
 
+async def test_what_was_closed_and_never_published_is_found_once_it_is_old(world: World) -> None:
+    submission = await world.submit()
+    (proposed,) = (await world.handle("planning", submission, plan())).events
+    assert await world.store.sweep("planning", ["TaskSubmitted"]) == []
+    world.clock.advance(31)
+    (due,) = await world.store.sweep("planning", ["TaskSubmitted"])
+    assert (due.kind, due.event, due.deadline_id) == ("unpublished", submission, None)
+    claim = await world.claim("planning", submission)
+    assert (claim.status, claim.unpublished) == ("done", (proposed,))
+    await world.store.published("planning", [submission.envelope.id])
+    assert await world.store.sweep("planning", ["TaskSubmitted"]) == []
+
+
+async def test_a_parked_delivery_tells_what_it_did_not_publish(world: World) -> None:
+    submission = await world.submit()
+    escalated = TaskEscalated(role="planning", reason="help", reason_code="x")
+    (said,) = (await world.handle("planning", submission, escalated, status="parked", reason_code="x")).events
+    claim = await world.claim("planning", submission)
+    assert (claim.status, claim.unpublished) == ("closed", (said,))
+
+
 # -- deadlines ------------------------------------------------------------------------------------------------------
 
 
@@ -254,6 +278,7 @@ async def test_a_state_that_lasts_too_long_is_its_owners_business(world: World) 
     request = Commit(delivery, emitted=world.answers(planned, "coding", escalated, slot="deadline"))
     assert (await world.store.commit(request)).status == "recorded"
     assert (await world.store.commit(request)).status == "repeated"
+    await world.store.published("coding", [delivery.event_id])
     assert await swept(world, "coding", ()) == []
     world.clock.advance(8 * 24 * 3600)
     later, _ = await deadline(world, "coding")  # the pause has a deadline of its own
@@ -272,6 +297,18 @@ async def test_a_deadline_of_a_task_that_moved_on_does_nothing(world: World) -> 
     failed = TaskFailed(reason="overdue", reason_code="overdue")
     request = Commit(delivery, emitted=world.answers(planned, "coding", failed, slot="deadline"))
     assert (await world.store.commit(request)).status == "superseded"
+
+
+async def test_a_deadline_says_nothing_about_a_later_state_of_the_same_owner(world: World) -> None:
+    *_, reviewed = await world.dance(upto="reviewed")
+    world.clock.advance(WORK_SECONDS + 1)
+    due, delivery = await deadline(world, "deploy")
+    await world.handle("deploy", reviewed, staging())  # still deploy's turn
+    failed = TaskFailed(reason="overdue", reason_code="overdue")
+    request = Commit(delivery, emitted=world.answers(due.event, "deploy", failed, slot="deadline"))
+    committed = await world.store.commit(request)
+    assert (committed.status, committed.events) == ("superseded", ())
+    assert "moved on" in committed.detail
 
 
 async def test_no_deadline_while_the_work_is_under_way(world: World) -> None:
@@ -458,6 +495,33 @@ async def test_a_lift_reopens_nothing_that_another_kill_covers(world: World) -> 
     assert (await world.claim("planning", submission)).status == "closed"
     await lifted(world, second)
     assert (await world.claim("planning", submission)).status == "free"
+
+
+async def test_work_that_began_under_a_kill_may_clean_up(world: World) -> None:
+    """A cancel under a kill: its handler knows of the kill and goes on."""
+    submission = await world.submit()
+    await raised(world, "all")
+    delivery, started = await world.begin("planning", submission)
+    assert started.status == "started"
+    assert (await world.store.step_intent(delivery, step(delivery))).outcome == ""
+    await raised(world, "all")
+    with pytest.raises(Killed):
+        await world.store.step_intent(delivery, step(delivery, 1))
+    assert (await world.store.start(replace(delivery, token=0), None)).status == "killed"
+
+
+async def test_resume_does_not_undo_a_kill(world: World) -> None:
+    submission = await world.submit()
+    delivery, _ = await world.begin("planning", submission)
+    killed = await raised(world, "all")
+    await world.store.commit(Commit(delivery))
+    (cancel,) = await world.store.append([world.said(submission, cancelling())])
+    escalated = TaskEscalated(role="planning", reason="x", reason_code="x")
+    await world.handle("planning", cancel, escalated)
+    await world.store.append([world.said(submission, TaskResumed(operator="olga"))])
+    assert (await world.claim("planning", submission)).status == "closed"
+    await lifted(world, killed)
+    assert await swept(world, "planning", ()) == [Due("retry", submission)]
 
 
 async def test_a_kill_of_one_role_leaves_the_others_alone(world: World) -> None:
