@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from console.cli.call import EXIT_FAILED, EXIT_WAITS_FOR_PERSON, Call, Json, TaskId, command
-from console.cli.output import on_terminal, put, put_json, say, styled
+from console.cli.output import put, put_json, say, styled
 from console.harmless import clipped, harmless
 from console.words import MICRO, moment, short_id, span
 
@@ -167,7 +167,6 @@ async def finish(call: Call, state: TaskState) -> int:
         hint = state.pause.hint or f"gavotte resume {id_}"
         say(f"  try: {harmless(hint)}{call.suffix()}")
         return EXIT_WAITS_FOR_PERSON
-    if not on_terminal():
-        until = moment(state.approval.expires_at_us) if state.approval else ""
-        say(f"waits for a person until {until}: gavotte approve {id_}{call.suffix()}")
+    until = moment(state.approval.expires_at_us) if state.approval else ""
+    say(f"waits for a person until {until}: gavotte approve {id_}{call.suffix()}")
     return EXIT_WAITS_FOR_PERSON

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -107,6 +111,23 @@ class Person:
                 process.wait()
                 raise
 
+    @contextlib.contextmanager
+    def sits_at(self, *words: str) -> Iterator[Terminal]:
+        """Run a command at a terminal of its own; it is killed at the end if it still runs."""
+        controller, terminal = pty.openpty()
+        environ = {name: value for name, value in self.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm"}
+        process = subprocess.Popen(
+            [*GAVOTTE, *words], stdin=terminal, stdout=terminal, stderr=terminal, env=environ, cwd=self.home,
+            start_new_session=True, preexec_fn=_take_terminal,  # noqa: PLW1509  there is no other thread
+        )  # fmt: skip
+        os.close(terminal)
+        try:
+            yield Terminal(controller, process)
+        finally:
+            process.kill()
+            process.wait()
+            os.close(controller)
+
     def heard(self) -> str:
         """What the commands beside the test have printed."""
         return (self.home / "beside.out").read_text()
@@ -115,6 +136,48 @@ class Person:
         """The task once it has this status."""
         found: dict[str, Any] = until(lambda: (now := self.told("show", task_id))["status"] == status and now)
         return found
+
+
+@dataclass
+class Terminal:
+    """The person's side of a terminal, and all that appeared on it."""
+
+    controller: int
+    process: subprocess.Popen[bytes]
+    seen: bytes = b""
+
+    @property
+    def text(self) -> str:
+        return self.seen.decode("utf-8", "replace")
+
+    def sees(self, wanted: str) -> None:
+        """Wait until a text appears."""
+        until(lambda: wanted in self.text or not self._reads())
+        assert wanted in self.text, self.text
+
+    def types(self, keys: str) -> None:
+        """Press keys."""
+        os.write(self.controller, keys.encode())
+
+    def ends(self) -> int:
+        """Wait for the command's end; its exit code."""
+        until(lambda: not self._reads() and self.process.poll() is not None)
+        return self.process.returncode
+
+    def _reads(self) -> bool:
+        """Take in what is there; False once the other side is gone."""
+        if not select.select([self.controller], [], [], 0.1)[0]:
+            return True
+        try:
+            self.seen += os.read(self.controller, 65536)
+        except OSError:  # the last process on the other side has left
+            return False
+        return True
+
+
+def _take_terminal() -> None:
+    """Make standard input the controlling terminal, so that Ctrl-C is a signal."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def until(condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:

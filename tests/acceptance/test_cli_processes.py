@@ -230,3 +230,21 @@ def test_what_cannot_be_read_becomes_a_letter_that_explains_itself(ann: Person) 
         again = until(lambda: max(found["redrive_count"] for found in ann.told("dlq", "list")))
         assert again == 1
     assert ann.says("dlq", "show", "nothing").returncode == 3
+
+
+def test_at_a_terminal_the_approval_is_asked_for(ann: Person) -> None:
+    path = repository(ann.home / "repo")
+    (ann.home / "fix.diff").write_text(FIX)
+    with ann.sits_at("submit", "--repo", str(path), "--patch", "fix.diff", "--watch") as terminal:
+        terminal.sees("Approve? [y/N/diff]")
+        terminal.types("diff\n")
+        terminal.sees("divmod(cents, people)")
+        terminal.types("y\n")
+        assert terminal.ends() == 0, terminal.text
+    assert "TaskSucceeded" in terminal.text
+    with ann.sits_at("submit", "--repo", str(path), "--patch", "fix.diff", "--watch") as terminal:
+        terminal.sees("Approve? [y/N/diff]")
+        terminal.types("\n")
+        assert terminal.ends() == 6, terminal.text
+    task = ann.told("tasks")[0]
+    assert f"gavotte approve {task['task_id'][-8:]}" in terminal.text

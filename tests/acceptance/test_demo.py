@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import select
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.commands import GAVOTTE, PATIENCE_SECONDS, Person, alive, git
+from tests.acceptance.commands import Person, alive, git
 
 
 @pytest.fixture
@@ -72,49 +68,12 @@ def test_a_folder_of_somebody_else_is_left_alone(ann: Person) -> None:
     assert (ann.home / ".demo" / "thesis.txt").read_text() == "years of work"
 
 
-def read_until(terminal: int, wanted: str, seconds: float = PATIENCE_SECONDS) -> str:
-    """What appears on a terminal until the text is there or the other side is gone."""
-    seen, deadline = b"", time.monotonic() + seconds
-    while wanted.encode() not in seen and time.monotonic() < deadline:
-        if not select.select([terminal], [], [], 0.1)[0]:
-            continue
-        try:
-            part = os.read(terminal, 65536)
-        except OSError:  # the last process on the other side has left
-            break
-        seen += part
-    text = seen.decode("utf-8", "replace")
-    assert wanted in text or not wanted, text
-    return text
-
-
 @pytest.mark.parametrize(("key", "code", "said"), [("\n", 0, "now"), ("n\n", 1, "You said no"), ("\x03", 130, "")])
 def test_a_person_at_a_terminal_is_asked(ann: Person, key: str, code: int, said: str) -> None:
-    controller, terminal = pty.openpty()
-    environ = {name: value for name, value in ann.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm"}
-    process = subprocess.Popen(
-        [*GAVOTTE, "demo"], stdin=terminal, stdout=terminal, stderr=terminal, env=environ, cwd=ann.home, start_new_session=True,
-        preexec_fn=take_terminal,  # noqa: PLW1509  there is no other thread
-    )  # fmt: skip
-    os.close(terminal)
-    try:
-        text = read_until(controller, "Enter = yes, n = no; yes in")
-        assert "\x1b[" in text
-        os.write(controller, key.encode())
-        text += read_until(controller, said or "never to be seen") if said else ""
-        while process.poll() is None:
-            text += read_until(controller, "", 0.2)
-    finally:
-        process.kill()
-        process.wait()
-        os.close(controller)
-    assert process.returncode == code, text
-    assert not any(alive(pid) for pid in pids_in(text)), "agents are left behind"
-
-
-def take_terminal() -> None:
-    """Make standard input the controlling terminal, so that Ctrl-C is a signal."""
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    with ann.sits_at("demo") as terminal:
+        terminal.sees("Enter = yes, n = no; yes in")
+        assert "\x1b[" in terminal.text
+        terminal.types(key)
+        assert terminal.ends() == code, terminal.text
+    assert said in terminal.text
+    assert not any(alive(pid) for pid in pids_in(terminal.text)), "agents are left behind"
