@@ -19,6 +19,8 @@ from contracts.events import (
 )
 from contracts.topology import APPROVAL_SECONDS
 
+REASONS_MAX = 8
+
 
 async def handle(event: Event, state: Any, tools: DeployTools) -> list[Event]:
     """Answer a passed review with staging and a question, a grant with production, a denial with the end."""
@@ -74,7 +76,9 @@ async def ask(event: Event, state: Any, tools: DeployTools, review: Event) -> Ap
     del event
     passed: Any = review.payload
     settings = (await tools.project()).settings
-    reasons = (f"policy: {settings.approval}", *passed.needs_person)
+    more = len(passed.needs_person) - REASONS_MAX
+    said = (*passed.needs_person[:REASONS_MAX], *((f"and {more} more, see the review",) if more > 0 else ()))
+    reasons = (f"policy: {settings.approval}", *said)
     expires = EPOCH + await tools.now_us() * MICROSECOND + timedelta(seconds=APPROVAL_SECONDS)
     return ApprovalRequested(
         digest=state.digest, commit=state.head_commit, risk=passed.risk, reasons=reasons, expires_at=expires

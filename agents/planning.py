@@ -68,17 +68,17 @@ async def draft_plan(submission: Any, state: Any, tools: PlanningTools, survey: 
         steps = (PlanStep(title=f"run {words}"), PlanStep(title="show that the same tests pass before and after"))
         return PlanDraft(summary=f"Run {words} and keep every test green", files=files, steps=steps)
     diff = await tools.text(submission.patch)
-    files = tuple(state.scope)
-    if not files:
+    allowed: tuple[str, ...] = tuple(state.scope)
+    if not state.scope:
         about = await tools.scope_patch(
             PatchRequest(base=state.base_commit, diff=diff), why="bound what may be touched"
         )
-        files = about.files
+        allowed = about.files
     steps = (
         PlanStep(title="apply the submitted patch"),
         PlanStep(title="judge it by rules and by the tests of the base"),
     )
-    return PlanDraft(summary=state.title or "Apply the submitted patch", files=files, steps=steps)
+    return PlanDraft(summary=state.title or "Apply the submitted patch", files=allowed, steps=steps)
 
 
 def ungrounded(draft: PlanDraft, survey: Survey) -> list[str]:

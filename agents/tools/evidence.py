@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agents.tools.environment import Environment, find_environment
-from agents.tools.sandbox import Limits, Sandbox, choose_sandbox
 from agents.tools.reports import TestReport
+from agents.tools.sandbox import Limits, Sandbox, choose_sandbox
 from agents.tools.testing import run_tests
 from agents.tools.toolbox import Resources
 from contracts.errors import NotFound

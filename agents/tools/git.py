@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import re
+import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -194,8 +195,9 @@ class Git:
         except TimeoutError as error:
             raise Retryable(f"git {arguments[0]} did not end within {self.deadline_seconds:g} seconds") from error
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)  # Popen's own would reap it behind asyncio's back
             await _drain(process.stdout)
             await _drain(process.stderr)
             if process.stdin is not None:

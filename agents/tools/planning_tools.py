@@ -91,7 +91,7 @@ class PlanningTools(Toolbox):
         hint = (
             prepare_line(project.path) if imports_fail(report) else f"gavotte project add {project.path} --test COMMAND"
         )
-        said = report.output_tail.strip()[-TAIL_CHARACTERS:]
+        said = report.output_tail.strip()[-TAIL_CHARACTERS:].partition("\n")[2]
         problem = f"the tests of {project.name} say nothing: {unclear[0]}" + (f"\n{said}" if said else "")
         return found.model_copy(update={"problem": problem, "problem_code": "tests_do_not_run", "hint": hint})
 

@@ -8,6 +8,7 @@ import itertools
 import os
 import re
 import secrets
+import sys
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -43,6 +44,7 @@ FORCED = (
     "cache_dir=.pytest_cache",
     "--continue-on-collection-errors",
 )
+DEVELOPERS_PLUGINS = ("asyncio", "timeout")
 NOT_SEARCHED = frozenset({"node_modules", "venv", "env", "build", "dist", "site-packages", "__pycache__"})
 TEST_FOLDERS = frozenset({"tests", "test"})
 TEST_FILES = ("test_*.py", "*_test.py")
@@ -73,13 +75,14 @@ async def run_tests(
             hint='gavotte project add PATH --test "python -m pytest"',
             code="no_tests",
         )
+    options = (*FORCED, *without_our_plugins(environment))
     ran = await sandbox.run(
-        with_report(command),
+        with_report(command, options),
         tree=tree,
         environment=environment,
         limits=limits,
         # for a command that starts pytest itself, such as make
-        env={} if is_pytest(command) else {"PYTEST_ADDOPTS": " ".join(FORCED)},
+        env={} if is_pytest(command) else {"PYTEST_ADDOPTS": " ".join(options)},
         report=f"{secrets.token_hex(8)}.xml",
     )
     return report_of(tuple(command), ran)
@@ -119,12 +122,19 @@ def is_pytest(command: Sequence[str]) -> bool:
     return re.fullmatch(r"python[0-9.]*", first) is not None and modules[:1] == ["pytest"]
 
 
-def with_report(command: Sequence[str]) -> tuple[str, ...]:
+def without_our_plugins(environment: Environment) -> tuple[str, ...]:
+    """In Gavotte's own interpreter: no plugins that are there only because Gavotte itself is developed in it."""
+    if environment.python.parent.parent.resolve() != Path(sys.prefix).resolve():
+        return ()
+    return tuple(word for plugin in DEVELOPERS_PLUGINS for word in ("-p", f"no:{plugin}"))
+
+
+def with_report(command: Sequence[str], options: Sequence[str] = FORCED) -> tuple[str, ...]:
     """The command with our options last, so that they win; before a `--`, where only paths may follow."""
     if not is_pytest(command):
         return tuple(command)
     place = command.index("--") if "--" in command else len(command)
-    return (*command[:place], *FORCED, *command[place:])
+    return (*command[:place], *options, *command[place:])
 
 
 # --- which files are tests --------------------------------------------------------------------------------------------
