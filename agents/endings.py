@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contracts.codec import EPOCH, MICROSECOND
 from contracts.envelope import Event
 from contracts.errors import Exhausted, GavotteError
 from contracts.events import (
@@ -11,7 +12,6 @@ from contracts.events import (
     TaskEscalated,
     TaskFailed,
 )
-from contracts.codec import EPOCH, MICROSECOND
 from state_store.fold import TaskState, owner
 
 REASON_CHARACTERS_MAX = 2000

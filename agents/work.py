@@ -15,7 +15,8 @@ from state_store.port import Claim, Delivery, Due
 
 @dataclass(slots=True)
 class Work:
-    """A delivery under way. `session` is open from stop 3 on; `thinking` is set while the role itself runs.
+    """A delivery under way. `session` is open from stop 3 on; `thinking` is set while the role itself runs;
+    `sequence` is the event's place in its task.
 
     `careful` marks a record of a partition whose last holder died: its start is durable before its bytes are decoded.
     """
@@ -26,6 +27,7 @@ class Work:
     careful: bool = False
     envelope: Envelope | None = None
     session: Session | None = None
+    sequence: int = 0
     attempt: int = 0
     thinking: asyncio.Task[Any] | None = None
     stopped_by: GavotteError | None = None

@@ -140,7 +140,7 @@ class Worker:
         if claim.status != "free" or claim.state is None:
             return claim
         self.verify(event, known=claim.known)
-        work.attempt = claim.attempt
+        work.attempt, work.sequence = claim.attempt, claim.sequence
         work.session = Session(self.store, delivery, claim.state, unknown, claim.steps)
         if claim.killed_by:
             raise Killed(claim.killed_by, hint="gavotte lift")
@@ -167,7 +167,7 @@ class Worker:
                 return [cancelled(event, state)]
             if work.inbox_id is not None:
                 return overdue(event, state)
-            if event.type in HEARD_BY_ALL and not await self.looks_anew(event):
+            if event.type in HEARD_BY_ALL and not await self.looks_anew(work, event, state):
                 return []
         work.thinking = asyncio.current_task()
         try:
@@ -222,9 +222,12 @@ class Worker:
         """Whether an act on the world was begun and is not yet certain: it is finished before the task may end."""
         return any(effect.receipt is None for effect in await self.store.effects(task_id))
 
-    async def looks_anew(self, event: Event) -> bool:
-        """On TaskResumed: a parked delivery that was reopened goes on with its own journal; else the role looks anew."""
-        if event.type != "TaskResumed":
+    async def looks_anew(self, work: Work, event: Event, state: TaskState) -> bool:
+        """On TaskResumed: a parked delivery that was reopened goes on with its own journal; else the role looks anew.
+
+        Where the task moved on since, whatever moved it has a delivery of its own, and is the cause of what follows.
+        """
+        if event.type != "TaskResumed" or state.step_sequence > work.sequence:
             return False
         return await self.store.next_waiting(self.agent.role, event.task_id, besides=event.id) is None
 
