@@ -86,11 +86,11 @@ def faults_of(stream: Sequence[Recorded]) -> list[str]:
     for event in stream:
         envelope = event.envelope
         root = envelope.causation_id is None
-        if root and envelope.type not in {"TaskSubmitted", "KillRaised"}:
+        if root and envelope.type != "TaskSubmitted":
             found.append(f"{envelope.type} has no cause")
-        if not root and envelope.causation_id not in seen and envelope.type != "KillLifted":
+        if not root and envelope.causation_id not in seen:
             found.append(f"{envelope.type} names the cause {envelope.causation_id}, which did not come before it")
-        if envelope.correlation_id != stream[0].envelope.correlation_id and not envelope.type.startswith("Kill"):
+        if envelope.correlation_id != stream[0].envelope.correlation_id:
             found.append(f"{envelope.type} has another correlation")
         seen.add(envelope.id)
     return found

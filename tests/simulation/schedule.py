@@ -29,7 +29,7 @@ from contracts import ids
 from contracts.authority import Keyring, OperatorKey
 from contracts.codec import EPOCH, MICROSECOND, Codec
 from contracts.envelope import OPERATOR_SOURCE, Event, root
-from contracts.errors import GavotteError, OutcomeUnknown
+from contracts.errors import GavotteError, OutcomeUnknown, Retryable
 from contracts.events import (
     SIGNED_TYPES,
     ApprovalDenied,
@@ -46,7 +46,7 @@ from contracts.events import (
 from contracts.registry import CommittedIds
 from contracts.topology import CORE_AGENTS, Topology
 from embedded.inline import InlineDatabase
-from state_store.fold import TaskState
+from state_store.fold import TaskState, moves
 from state_store.port import Encoded, Recorded, StateStore, TaskFilter
 from state_store.sqlite import SCHEMA, SqliteStore
 from tests.simulation import invariants
@@ -285,13 +285,12 @@ class Schedule:
                 await asyncio.sleep(self.rng.choice((0.1, 1.0, 5.0)) if self.trouble else 0.1)
 
     async def live(self, process: Process, gate: Gate, role: str, gone: asyncio.Event) -> None:
-        """The life of a process; one that ends by itself in calm times is a fault."""
+        """The life of a process; one that ends by itself, but for a store or bus that is away, is a fault."""
         try:
             await self.work(process, gate, role)
-        except GavotteError as error:
-            if not self.trouble:
-                self.world.faults.append(f"{process.name} ended by itself: {error}")
-        except Exception as error:  # noqa: BLE001  a worker that raises anything else is broken
+        except Retryable:
+            pass  # a supervisor starts it again
+        except Exception as error:
             self.world.faults.append(f"{process.name} ended by itself: {error!r}")
         process.alive = False
         for each in process.on_kill:
@@ -423,42 +422,44 @@ class Schedule:
 
     async def say(self, state: TaskState, payload: Payload) -> None:
         """An operator's act as the command line does it: appended, then published."""
-        recorded = await self.store.append([self.encoded(await self.spoken(state, payload))])
+        recorded = await self.store.append([self.encoded(await self.spoken(state.task_id, payload))])
         await self.announce(recorded)
 
-    async def spoken(self, state: TaskState, payload: Payload) -> Event:
-        stream = await self.store.stream(state.task_id)
-        last = Event(next(e for e in reversed(stream) if not e.envelope.type.startswith("Kill")).envelope, payload)
-        event = last.cause(payload).sealed(
-            producer=f"operator/{self.rng.getrandbits(64)}", index=0, time_us=self.now_us(), source=OPERATOR_SOURCE
-        )
-        if payload.event_type() not in SIGNED_TYPES:
+    async def spoken(self, task_id: str, payload: Payload) -> Event:
+        """An operator's event, caused by the newest event of the task that moved it."""
+        stream = await self.store.stream(task_id)
+        last = next(event for event in reversed(stream) if moves(event.envelope.type))
+        return self.signed(Event(last.envelope, payload).cause(payload))
+
+    def signed(self, draft: Event) -> Event:
+        """With an id of its own, and a signature where the type asks for one."""
+        producer = f"operator/{self.rng.getrandbits(64)}"
+        event = draft.sealed(producer=producer, index=0, time_us=self.now_us(), source=OPERATOR_SOURCE)
+        if event.type not in SIGNED_TYPES:
             return event
-        expires = EPOCH + self.now_us() * MICROSECOND + timedelta(days=1)
-        return operator_key().sign(event, expires)
+        return operator_key().sign(event, EPOCH + self.now_us() * MICROSECOND + timedelta(days=1))
 
     async def kill(self) -> list[Recorded]:
-        rows = await self.store.tasks(TaskFilter())
-        scope = self.rng.choice(("task", "role", "all")) if rows else "all"
-        target, home = "", ids.SYSTEM_TASK
+        """Stop a task, a role or everything."""
+        open_tasks = [row.state.task_id for row in await self.store.tasks(TaskFilter()) if not row.state.ended]
+        scope = self.rng.choice(("task", "role", "all")) if open_tasks else "all"
+        target = {"task": self.rng.choice(sorted(open_tasks)) if open_tasks else "", "role": self.rng.choice(ROLES)}
+        facts = {"scope": scope, "target": target.get(scope, ""), "reason": "stop", "operator": "ada"}
+        payload = KillRaised.model_validate(facts)
         if scope == "task":
-            target = home = self.rng.choice(sorted(row.state.task_id for row in rows))
-        elif scope == "role":
-            target = self.rng.choice(ROLES)
-        payload = KillRaised.model_validate({"scope": scope, "target": target, "reason": "stop", "operator": "ada"})
-        event = root(payload, task_id=home, source=OPERATOR_SOURCE, trust="operator", time_us=self.now_us())
+            event = await self.spoken(target[scope], payload)
+        else:
+            home = ids.SYSTEM_TASK
+            event = root(payload, task_id=home, source=OPERATOR_SOURCE, trust="operator", time_us=self.now_us())
         recorded = await self.store.append([self.encoded(event)])
         await self.announce(recorded)
         return recorded
 
     async def lift(self, kill: Recorded) -> None:
+        """Let what the kill stopped go on."""
         payload = KillLifted(kill_id=kill.envelope.id, operator="ada")
-        raised = Event(kill.envelope, payload)
-        event = raised.cause(payload).sealed(
-            producer=f"operator/{self.rng.getrandbits(64)}", index=0, time_us=self.now_us(), source=OPERATOR_SOURCE
-        )
-        expires = EPOCH + self.now_us() * MICROSECOND + timedelta(days=1)
-        await self.announce(await self.store.append([self.encoded(operator_key().sign(event, expires))]))
+        event = self.signed(Event(kill.envelope, payload).cause(payload))
+        await self.announce(await self.store.append([self.encoded(event)]))
 
     async def announce(self, recorded: Sequence[Recorded]) -> None:
         """The news of what is recorded; where it cannot be sent, nothing is lost."""
