@@ -149,8 +149,16 @@ async def resume(
     if state.pause is None or state.pause.kind != "escalated":
         hint = f"gavotte budget raise {state.task_id}" if state.pause else f"gavotte why {state.task_id}"
         raise Conflict(f"task {state.task_id} is not escalated: it is {state.status}", hint=hint)
+    check_corrections(corrections or {})
     payload = TaskResumed(operator=runtime.settings.operator_name, note=note, corrections=corrections or {})
     return await _act(runtime, await last_event(runtime, state.task_id), payload, state.sequence)
+
+
+def check_corrections(corrections: dict[str, str]) -> None:
+    """That corrected values can be what they are for; raises Usage."""
+    revisions = corrections.get("revisions_max", "1")
+    if not revisions.isdecimal() or not 1 <= int(revisions) <= 1000:
+        raise Usage(f"revisions_max={revisions}: a number from 1 to 1000 is needed", hint="--set revisions_max=5")
 
 
 async def raise_budget(runtime: Runtime, state: TaskState, budget: Budget, *, note: str = "") -> Recorded:

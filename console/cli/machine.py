@@ -76,17 +76,27 @@ async def verify(call: Call, json: Json = False) -> int:
 
 def version(_call: Call, json: Json = False) -> None:
     """Print the version of gavotte and of what it stands on."""
+    if json:
+        put_json(versions())
+    else:
+        put(version_line())
+
+
+def versions() -> dict[str, str]:
+    """What is running: names are stable."""
     import platform
     import sqlite3
     from importlib import metadata
 
-    found = {
+    return {
         "gavotte": metadata.version("gavotte"),
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
         "platform": f"{platform.system()} {platform.machine()}",
     }
-    if json:
-        put_json(found)
-        return
-    put(f"gavotte {found['gavotte']} (Python {found['python']}, SQLite {found['sqlite']}, {found['platform']})")
+
+
+def version_line() -> str:
+    """The same for people."""
+    found = versions()
+    return f"gavotte {found['gavotte']} (Python {found['python']}, SQLite {found['sqlite']}, {found['platform']})"

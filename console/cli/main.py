@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import typer
 
@@ -24,7 +24,7 @@ from console.cli import (
     tasks,
     watch,
 )
-from console.cli.output import say, styled
+from console.cli.output import put, say, styled
 from console.harmless import harmless
 from contracts.errors import GavotteError
 
@@ -40,6 +40,21 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        put(machine.version_line())
+        raise typer.Exit
+
+
+@app.callback()
+def _everything(
+    _: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)] = False,
+) -> None:
+    """What stands before any command."""
+
+
 for room in (processes, submit, tasks, watch, events, acts, projects, letters, contracts, machine, demo):
     room.add_to(app)
 
@@ -62,6 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         place = f"{error.filename}: " if error.filename else ""
         return _explain(f"{place}{error.strerror}", "gavotte doctor; with --debug it says where", EXIT_UNAVAILABLE)
     except Exception as error:  # noqa: BLE001  the last resort: a person never meets a traceback
+        if type(error).__name__ == "NoArgsIsHelpError":  # a noun without a verb
+            say(str(error))
+            return EXIT_USAGE
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # the parser's errors
             return _explain(error.format_message(), _help_for(error), EXIT_USAGE)
         return _unexpected(error, given)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from console.supervise import Crew
     from state_store.fold import TaskState
 
+PATIENCE_SECONDS = 1.5
 AUTHORS = ("model", "command", "patch")
 
 
@@ -85,7 +88,8 @@ async def submit(
     async with AsyncExitStack() as opened:
         crew = await own_crew(call, opened) if watch and not running else None
         runtime = await call.runtime(create=True)
-        made = await record(runtime, wish)
+        with patience("copying the commit out of the repository ..."):
+            made = await record(runtime, wish)
         talk(made)
         if json:
             put_json(submitted_fields(made))
@@ -96,6 +100,17 @@ async def submit(
                 say(f"no agents are running: gavotte up{call.suffix()}")
             return 0
         return await watched(call, runtime, made.task_id, crew, json=json)
+
+
+@contextmanager
+def patience(words: str) -> Iterator[None]:
+    """Say on a terminal what takes so long, if it does."""
+    waiting = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, say, words) if sys.stderr.isatty() else None
+    try:
+        yield
+    finally:
+        if waiting is not None:
+            waiting.cancel()
 
 
 async def own_crew(call: Call, opened: AsyncExitStack) -> Crew:

@@ -310,7 +310,15 @@ def test_contracts_agree(cli: Cli) -> None:
     assert "risk" in cli("contracts", "show", "PlanProposed").out
 
 
+def test_a_noun_without_a_verb_shows_its_verbs(cli: Cli) -> None:
+    for words in ((), ("dlq",)):
+        done = cli(*words)
+        assert (done.code, done.out) == (2, "")
+        assert "\nCommands:\n" in done.err
+
+
 def test_version(cli: Cli) -> None:
+    assert cli("--version").out == cli("version").out
     assert cli("version", "--json").json["gavotte"]
     assert cli("version").out.startswith("gavotte ")
 
