@@ -79,7 +79,7 @@ SELECT recorded_at_us FROM events WHERE task_id = ? AND sequence = ?
 
 -- name: task_rows
 -- Tasks for people, newest first, with their unfinished deliveries counted.
-SELECT t.task_id, t.state, t.correlation_id, t.updated_at_us,
+SELECT t.task_id, t.sequence, t.fold_version, t.state, t.correlation_id, t.updated_at_us,
        (SELECT count(*) FROM deliveries d WHERE d.task_id = t.task_id AND d.status = 'retry') AS retrying,
        (SELECT count(*) FROM deliveries d WHERE d.task_id = t.task_id AND d.status = 'parked') AS parked
 FROM tasks t
@@ -315,9 +315,10 @@ SELECT coalesce(max(position), 0) FROM events
 SELECT position FROM sweep_marks WHERE role = ? AND consumes = ?
 
 -- name: sweep_mark_put
--- Move that mark.
+-- Move that mark; of two sweeps at once the farther one stands.
 INSERT INTO sweep_marks (role, consumes, position) VALUES (?, ?, ?)
-ON CONFLICT (role) DO UPDATE SET consumes = excluded.consumes, position = excluded.position
+ON CONFLICT (role) DO UPDATE SET consumes = excluded.consumes,
+    position = CASE WHEN consumes = excluded.consumes THEN max(position, excluded.position) ELSE excluded.position END
 
 -- name: overdue_tasks
 -- Tasks whose state has outlasted its time, of which the role is the owner.

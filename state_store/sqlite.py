@@ -108,7 +108,7 @@ class SqliteStore:
         return await self._database.read(lambda conn: views.task_row(conn, self._streams, task_id))
 
     async def tasks(self, wanted: TaskFilter) -> list[TaskRow]:
-        return await self._database.read(lambda conn: views.task_rows(conn, wanted))
+        return await self._database.read(lambda conn: views.task_rows(conn, self._streams, wanted))
 
     # -- deliveries --------------------------------------------------------------------------------------------------
 

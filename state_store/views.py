@@ -58,7 +58,7 @@ def rebuild_after(conn: sqlite3.Connection, streams: Streams, after: str, limit:
 
 def task_row(conn: sqlite3.Connection, streams: Streams, task_id: str) -> TaskRow | None:
     """One task; folded where its view is missing."""
-    rows = _rows(conn, TaskFilter(limit=1), task_id)
+    rows = _rows(conn, streams, TaskFilter(limit=1), task_id)
     if rows:
         return rows[0]
     events = streams.read(conn, task_id)
@@ -68,12 +68,12 @@ def task_row(conn: sqlite3.Connection, streams: Streams, task_id: str) -> TaskRo
     return TaskRow(state, spent_of(conn, task_id), events[0].envelope.correlation_id, events[-1].recorded_at_us)
 
 
-def task_rows(conn: sqlite3.Connection, wanted: TaskFilter) -> list[TaskRow]:
+def task_rows(conn: sqlite3.Connection, streams: Streams, wanted: TaskFilter) -> list[TaskRow]:
     """Tasks, newest first."""
-    return _rows(conn, wanted, None)
+    return _rows(conn, streams, wanted, None)
 
 
-def _rows(conn: sqlite3.Connection, wanted: TaskFilter, task_id: str | None) -> list[TaskRow]:
+def _rows(conn: sqlite3.Connection, streams: Streams, wanted: TaskFilter, task_id: str | None) -> list[TaskRow]:
     found = conn.execute(
         SQL["task_rows"],
         {
@@ -84,10 +84,14 @@ def _rows(conn: sqlite3.Connection, wanted: TaskFilter, task_id: str | None) -> 
             "limit": wanted.limit,
         },
     ).fetchall()
-    return [
-        TaskRow(TaskState.model_validate_json(state), spent_of(conn, id_), correlation, updated, retrying, parked)
-        for id_, state, correlation, updated, retrying, parked in found
-    ]
+    rows = []
+    for id_, sequence, version, text, *rest in found:
+        if version == FOLD_VERSION:
+            state = TaskState.model_validate_json(text)
+        else:  # another build's view: it may say what this one cannot read
+            state = streams.state_at(conn, id_, sequence)
+        rows.append(TaskRow(state, spent_of(conn, id_), *rest))
+    return rows
 
 
 def find_task(conn: sqlite3.Connection, part: str) -> str:

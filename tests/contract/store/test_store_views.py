@@ -15,6 +15,7 @@ from contracts.registry import FURTHER_ID_FIRST
 from contracts.topology import Agent
 from state_store.audit import verify_file
 from state_store.fold import FOLD_VERSION
+from state_store.port import TaskFilter
 from tests.contract.store.world import LICENCE_SCHEMA, LicenceChecked, World, opened, plan
 
 
@@ -60,6 +61,7 @@ async def test_a_view_of_a_newer_build_is_never_overwritten(world: World) -> Non
     claim = await world.claim("planning", submission)
     assert claim.state is not None
     assert claim.state.step == "submitted"  # folded from the events, not read from that row
+    assert [row.state.step for row in await world.store.tasks(TaskFilter())] == ["submitted"]
     assert (await world.handle("planning", submission, plan())).status == "recorded"
     await world.store.rebuild_views()
     assert await world.database.read(tables) == newer

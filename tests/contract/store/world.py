@@ -35,7 +35,7 @@ from contracts.registry import CommittedIds, Schema
 from contracts.topology import Topology
 from embedded.file import Database
 from embedded.inline import InlineDatabase
-from state_store.port import Claim, Commit, Committed, Delivery, Encoded, Recorded, Started, StateStore, Step
+from state_store.port import Claim, Commit, Committed, Delivery, Due, Encoded, Recorded, Started, StateStore, Step
 from state_store.sqlite import SCHEMA, SqliteStore
 
 START_US = 1_790_000_000_000_000
@@ -225,6 +225,12 @@ async def opened(
     finally:
         for shared in reversed(opened_databases):
             await shared.close()
+
+
+async def swept(world: World, role: str, consumes: tuple[str, ...], *, older: float = 30.0) -> list[Due]:
+    """What is due, but for what was closed and waits to be published: nothing publishes here."""
+    found = await world.store.sweep(role, consumes, older_than_seconds=older)
+    return [due for due in found if due.kind != "unpublished"]
 
 
 # -- payloads -------------------------------------------------------------------------------------------------------
