@@ -6,11 +6,13 @@ Five small loops over one `Lanes`. None of them knows what a delivery does; `wor
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from agents.beginnings import detach
 from agents.work import Work
 from agents.worker import Handle, ToolMaker, Worker
 from bus.lanes import Lanes
@@ -91,7 +93,7 @@ class Runner:
         )
         self.lanes: Lanes[Work] = Lanes(
             self.deliver,
-            self.worker.detach,
+            functools.partial(detach, self.worker),
             running_max=self.pace.concurrency,
             detach_seconds=self.pace.detach_seconds,
         )

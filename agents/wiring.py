@@ -135,27 +135,33 @@ def resources_of(runtime: Runtime) -> Resources:
 
 def core_role(name: str, runtime: Runtime) -> Role:
     """One of the four roles with its tools."""
-    agent = runtime.topology.agent(name)
-    resources = resources_of(runtime)
-    handle: Any
-    tools: Any
-    if name == "deploy":
-        from agents.deploy import handle
-        from agents.tools.deploy_tools import DeployTools as tools
-    else:
-        from agents.prompts import prompt_for
+    from agents.prompts import prompt_for
 
-        if name == "planning":
-            from agents.planning import handle as plain
-            from agents.tools.planning_tools import PlanningTools as tools
-        elif name == "coding":
-            from agents.coding import handle as plain  # type: ignore[assignment]  # each role has tools of its own
-            from agents.tools.coding_tools import CodingTools as tools
-        else:
-            from agents.review import handle as plain  # type: ignore[assignment]  # likewise
-            from agents.tools.review_tools import ReviewTools as tools
-        handle = functools.partial(plain, prompt=prompt_for(name))
-    return Role(agent, handle, lambda session: tools(session, resources))
+    agent, resources = runtime.topology.agent(name), resources_of(runtime)
+    match name:
+        case "planning":
+            from agents import planning
+            from agents.tools.planning_tools import PlanningTools
+
+            plan = functools.partial(planning.handle, prompt=prompt_for(name))
+            return Role(agent, plan, lambda session: PlanningTools(session, resources))
+        case "coding":
+            from agents import coding
+            from agents.tools.coding_tools import CodingTools
+
+            code = functools.partial(coding.handle, prompt=prompt_for(name))
+            return Role(agent, code, lambda session: CodingTools(session, resources))
+        case "review":
+            from agents import review
+            from agents.tools.review_tools import ReviewTools
+
+            judge = functools.partial(review.handle, prompt=prompt_for(name))
+            return Role(agent, judge, lambda session: ReviewTools(session, resources))
+        case _:
+            from agents import deploy
+            from agents.tools.deploy_tools import DeployTools
+
+            return Role(agent, deploy.handle, lambda session: DeployTools(session, resources))
 
 
 def load_further(path: Path) -> ModuleType:

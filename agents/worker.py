@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from agents.aside import Aside
+from agents.beginnings import STARTS_MAX, brace, poisonous
 from agents.emission import Emission
 from agents.endings import cancelled, overdue
 from agents.session import Session
@@ -24,7 +25,7 @@ from contracts.authority import Keyring
 from contracts.codec import Codec, read_envelope
 from contracts.crashpoints import crashpoint
 from contracts.envelope import Event
-from contracts.errors import Killed, NeedsPerson, NotAllowed, Retryable
+from contracts.errors import Killed, NotAllowed, Retryable
 from contracts.events import SIGNED_TYPES
 from contracts.topology import HEARD_BY_ALL, OPERATOR_EVENTS, TASK_EVENTS, Agent, Topology
 from state_store.fold import TaskState, owner
@@ -32,7 +33,6 @@ from state_store.port import Claim, Commit, Due, Encoded, Recorded, StateStore
 
 log = logging.getLogger(__name__)
 
-STARTS_MAX: Final = 5
 PUBLISH_PAUSE_SECONDS_MAX: Final = 10.0
 
 Handle = Callable[[Event, TaskState, Any], Awaitable[list[Event]]]
@@ -94,7 +94,7 @@ class Worker:
         while recorded is None:
             try:
                 recorded = await self.path(work)
-            except (Exception, asyncio.CancelledError) as error:
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  one place decides what failures mean
                 if work.stopped_by is not None and isinstance(task := asyncio.current_task(), asyncio.Task):
                     task.uncancel()
                 recorded = await self.aside.put(work, work.stopped_by or error)
@@ -103,7 +103,7 @@ class Worker:
     async def path(self, work: Work) -> Sequence[Recorded]:
         """Stops 2 to 5; returns what was recorded and is to be published."""
         if work.careful:
-            await self.brace(work)
+            await brace(self, work)
         event, value = self.read(work)  # stop 2: the envelope, its right to be said here, the payload
         if event is None:
             return ()
@@ -133,13 +133,14 @@ class Worker:
         claim = await self.store.claim(
             self.agent.role, consumed, event.envelope, inbox_id=work.inbox_id, holder=self.holder
         )
+        if claim.status in {"free", "waiting"}:
+            self.verify(event, known=claim.known)
         unknown = None if claim.known else consumed
         delivery = work.delivery(self.agent.role, event.envelope, claim, self.holder)
         if claim.status == "waiting":
             await self.store.start(delivery, unknown, waiting=True)
         if claim.status != "free" or claim.state is None:
             return claim
-        self.verify(event, known=claim.known)
         work.attempt, work.sequence = claim.attempt, claim.sequence
         work.session = Session(self.store, delivery, claim.state, unknown, claim.steps)
         if claim.killed_by:
@@ -147,7 +148,7 @@ class Worker:
         if work.careful:
             await work.session.begin()
         elif claim.starts >= STARTS_MAX:
-            raise NeedsPerson(f"{event.type} {event.id} was begun {claim.starts} times in vain", code="poison")
+            raise poisonous(event.envelope, claim)
         return claim
 
     def verify(self, event: Event, *, known: bool) -> None:
@@ -163,11 +164,10 @@ class Worker:
         if self.agent.core:
             if owner(state) != self.agent.role:
                 return []
-            if state.cancel_requested and not await self.has_open_effects(event.task_id):
-                return [cancelled(event, state)]
-            if work.inbox_id is not None:
-                return overdue(event, state)
-            if event.type in HEARD_BY_ALL and not await self.looks_anew(work, event, state):
+            ending = state.cancel_requested or work.inbox_id is not None
+            if ending and not await self.has_open_effects(event.task_id):
+                return [cancelled(event, state)] if state.cancel_requested else overdue(event, state)
+            if not ending and event.type in HEARD_BY_ALL and not await self.looks_anew(work, event, state):
                 return []
         work.thinking = asyncio.current_task()
         try:
@@ -230,35 +230,3 @@ class Worker:
         if event.type != "TaskResumed" or state.step_sequence > work.sequence:
             return False
         return await self.store.next_waiting(self.agent.role, event.task_id, besides=event.id) is None
-
-    async def detach(self, work: Work) -> None:
-        """Make a delivery durable that is not done after 30 s, running or queued, so that its offset may move on."""
-        if work.session is not None:
-            await work.session.begin()
-            return
-        event, value = self.read(work)
-        if event is None:
-            return
-        consumed = Encoded(event, value)
-        claim = await self.store.claim(
-            self.agent.role, consumed, event.envelope, inbox_id=work.inbox_id, holder=self.holder
-        )
-        if claim.status in {"free", "waiting"}:
-            self.verify(event, known=claim.known)
-            delivery = work.delivery(self.agent.role, event.envelope, claim, self.holder)
-            await self.store.start(delivery, None if claim.known else consumed, waiting=True)
-
-    async def brace(self, work: Work) -> None:
-        """For a partition whose holder died: a durable start before the bytes are decoded, so that poison is counted."""
-        if work.record is None:
-            return
-        work.envelope = read_envelope(work.record.key, work.record.headers)
-        if work.envelope.type not in self.agent.consumes:
-            return
-        claim = await self.store.claim(self.agent.role, None, work.envelope)
-        if claim.starts >= STARTS_MAX:
-            raise NeedsPerson(
-                f"{work.envelope.type} {work.envelope.id} was begun {claim.starts} times in vain", code="poison"
-            )
-        if claim.status == "free":
-            await self.store.start(work.delivery(self.agent.role, work.envelope, claim, self.holder), None)

@@ -2,7 +2,7 @@
 
 How a worker uses them:
 
-    lanes = Lanes(worker.deliver, worker.detach)
+    lanes = Lanes(worker.deliver, detach)
     lanes.add(work)                     # a record just fetched, or, with `record` None, something swept from the store
     await bus.commit(lanes.ready_offsets()), then lanes.committed(the same offsets)
     subscription.pause(lanes.full_partitions()) and resume what is no longer among them

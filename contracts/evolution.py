@@ -145,27 +145,23 @@ class _Resolution:
         if want != have:
             if have not in PROMOTIONS.get(want, ()):
                 yield f"{at or '/'}: {have} is no {want}"
-            return
-        if not isinstance(reader, dict) or not isinstance(writer, dict):
-            return
-        match want:
-            case "record":
-                yield from self._record(reader, writer, at)
-            case "enum":
-                if "default" not in reader:
-                    unknown = [symbol for symbol in writer["symbols"] if symbol not in reader["symbols"]]
-                    if unknown:
-                        yield f"{at or '/'}: the symbols {', '.join(unknown)} are unknown and there is no default"
-            case "array":
-                yield from self.breaks(reader["items"], writer["items"], f"{at}/items")
-            case "map":
-                yield from self.breaks(reader["values"], writer["values"], f"{at}/values")
-            case "fixed":
-                if reader["size"] != writer["size"]:
-                    yield f"{at or '/'}: sizes {writer['size']} and {reader['size']}"
-            case _:
-                if reader.get("logicalType") != writer.get("logicalType"):
-                    yield f"{at or '/'}: {writer.get('logicalType')} is no {reader.get('logicalType')}"
+        elif isinstance(reader, dict) and isinstance(writer, dict):
+            yield from self._same_kind(want, reader, writer, at)
+
+    def _same_kind(self, kind: str, reader: dict[str, Any], writer: dict[str, Any], at: str) -> Iterator[str]:
+        if kind == "record":
+            yield from self._record(reader, writer, at)
+        elif kind == "enum":
+            unknown = [symbol for symbol in writer["symbols"] if symbol not in reader["symbols"]]
+            if unknown and "default" not in reader:
+                yield f"{at or '/'}: the symbols {', '.join(unknown)} are unknown and there is no default"
+        elif kind in {"array", "map"}:
+            inner = "items" if kind == "array" else "values"
+            yield from self.breaks(reader[inner], writer[inner], f"{at}/{inner}")
+        elif kind == "fixed" and reader["size"] != writer["size"]:
+            yield f"{at or '/'}: sizes {writer['size']} and {reader['size']}"
+        elif reader.get("logicalType") != writer.get("logicalType"):
+            yield f"{at or '/'}: {writer.get('logicalType')} is no {reader.get('logicalType')}"
 
     def _record(self, reader: Mapping[str, Any], writer: Mapping[str, Any], at: str) -> Iterator[str]:
         if _short(reader) != _short(writer) and _short(writer) not in reader.get("aliases", ()):
