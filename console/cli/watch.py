@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from console.supervise import Crew
     from state_store.fold import TaskState
 
+SILENCE_SECONDS = 2.0
 STYLES = {
     "TaskSucceeded": "green",
     "ProductionDeployed": "green",
@@ -107,17 +108,27 @@ async def until_rest(
     from contracts.errors import Unavailable
 
     watching = asyncio.create_task(_until_rest(runtime, task_id, after, quiet=quiet))
-    failing = asyncio.create_task(crew.failed.wait()) if crew is not None else None
+    other = asyncio.create_task(crew.failed.wait() if crew is not None else notice_silence(runtime))
     try:
-        await asyncio.wait({watching, *([failing] if failing else [])}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({watching, other} if crew is not None else {watching}, return_when=asyncio.FIRST_COMPLETED)
         if crew is not None and not watching.done():
             raise Unavailable(crew.failure, hint=f"look into {crew.settings.logs}")
         return await watching
     finally:
-        for waiting in (watching, failing):
-            if waiting is not None:
-                waiting.cancel()
-        await asyncio.gather(watching, *([failing] if failing else []), return_exceptions=True)
+        watching.cancel()
+        other.cancel()
+        await asyncio.gather(watching, other, return_exceptions=True)
+
+
+async def notice_silence(runtime: Runtime) -> bool:
+    """Say once that no agents are running, so that nobody waits for nothing."""
+    from console.supervise import living_roles
+
+    while True:
+        await asyncio.sleep(SILENCE_SECONDS)
+        if not living_roles(runtime.settings.run):
+            say("no agents are running, nothing moves: gavotte up")
+            return True
 
 
 async def _until_rest(runtime: Runtime, task_id: str, after: int, *, quiet: bool) -> TaskState:

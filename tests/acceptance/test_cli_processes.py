@@ -248,3 +248,12 @@ def test_at_a_terminal_the_approval_is_asked_for(ann: Person) -> None:
         assert terminal.ends() == 6, terminal.text
     task = ann.told("tasks")[0]
     assert f"gavotte approve {task['task_id'][-8:]}" in terminal.text
+
+
+def test_who_watches_without_agents_is_told_and_may_leave(ann: Person) -> None:
+    path = repository(ann.home / "repo")
+    task_id = ann.told("submit", "--repo", str(path), "--patch", "-", stdin=FIX)["task_id"]
+    with ann.starts("watch", task_id) as watch:
+        until(lambda: "no agents are running, nothing moves: gavotte up" in ann.heard())
+    assert watch.returncode == 130
+    assert "Traceback" not in ann.heard()
