@@ -206,6 +206,20 @@ async def test_draining_detaches_what_is_not_done_in_time() -> None:
     assert desk.lanes.idle
 
 
+async def test_a_lane_that_was_emptied_and_filled_again_still_runs_one_at_a_time() -> None:
+    desk = Desk(running_max=1)
+    busy, dropped = job("busy", 1, partition=1), job("a", 1)
+    await desk.add(busy, dropped)
+    await desk.lanes.drain({0})
+    first, second = job("a", 1), job("a", 2)
+    desk.lanes._running_max = 2
+    await desk.add(first, second)
+    await desk.finish(busy)
+    assert desk.begun == [busy, first]
+    await desk.finish(first)
+    await desk.finish(second)
+
+
 async def test_a_partition_that_comes_back_starts_afresh() -> None:
     desk = Desk()
     desk.detach_error = OSError("disk full")

@@ -142,6 +142,20 @@ class BusSuite:
         await until(all_there)
         assert await nothing(subscription)
 
+    async def test_fetches_at_the_same_time_and_pauses_between_hand_nothing_out_twice(self, cluster: Cluster) -> None:
+        node = await cluster.node("a")
+        subscription = await Member("m").join(node.bus)
+        await until(lambda: len(subscription.assigned) == 8)
+        await node.bus.publish(numbered("t", 200))
+        found = [asyncio.create_task(subscription.fetch(30, 0.5)) for _ in range(20)]
+        await asyncio.sleep(0)
+        subscription.pause({0, 1, 2})
+        await asyncio.sleep(0.01)
+        subscription.resume({0, 1, 2})
+        some = values([record for records in await asyncio.gather(*found) for record in records])
+        rest = values(await collect(subscription, 200 - len(some))) if len(some) < 200 else []
+        assert sorted(some + rest) == list(range(200))
+
     async def test_a_fetch_that_waits_is_woken_by_a_publish_of_another_node(self, cluster: Cluster) -> None:
         here, there = await cluster.node("a"), await cluster.node("b")
         subscription = await Member("m").join(here.bus)

@@ -97,6 +97,7 @@ async def relays(simulation: Simulation) -> tuple[int, dict[bytes, list[int]]]:
             except (Unavailable, OutcomeUnknown):
                 await asyncio.sleep(0.1)
     while len({number for numbers in handled.values() for number in numbers}) < MESSAGES:
+        assert simulation.loop.time() < 1000, "something is lost"
         await asyncio.sleep(1)
     simulation.loop.on_step = None
     return simulation.loop.trace, handled
