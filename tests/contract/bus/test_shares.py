@@ -25,7 +25,7 @@ def test_those_who_have_most_keep_the_odd_ones(members: str, held: str, wanted: 
     assert shares(members, held, 8) == wanted
 
 
-@pytest.mark.parametrize(("members", "partitions"), itertools.product(range(1, 12), (1, 7, 8, 62)))
+@pytest.mark.parametrize(("members", "partitions"), list(itertools.product(range(1, 12), (1, 7, 8, 62))))
 def test_shares_add_up_differ_by_one_and_stay_as_they_are(members: int, partitions: int) -> None:
     names = [f"m{number}" for number in range(members)]
     found = shares(names, [], partitions)
