@@ -279,6 +279,7 @@ class _Thread(aiosqlite.Connection):
     def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
         super().__init__(connector, iter_chunk_size=64)
         self._thread.daemon = True
+        self._stopped: asyncio.Future[None] | None = None
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -289,9 +290,15 @@ class _Thread(aiosqlite.Connection):
         result: T = await self._execute(function)  # type: ignore[no-untyped-call]  # aiosqlite's one way into its thread
         return result
 
+    def stop(self) -> asyncio.Future[None] | None:
+        self._stopped = super().stop()
+        return self._stopped
+
     async def finish(self, before: Callable[[], None]) -> None:
         """Run the function, then close the connection and end the thread; harmless if it never opened."""
         if self._connection is None:
+            if self._stopped is not None:  # it failed to open: the thread speaks once more to the loop, then ends
+                await self._stopped
             return
         try:
             await self.run(before)
