@@ -9,7 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from bus.memory import MemoryBroker
 from contracts.codec import Codec, iso
+from contracts.envelope import agent_source
 from contracts.events import TERMINAL_TYPES
 from contracts.ids import SYSTEM_TASK
 from state_store.port import Recorded, StateStore
@@ -113,6 +115,27 @@ def unpublished(connection: sqlite3.Connection) -> list[str]:
         "SELECT role, event_type, task_id FROM deliveries WHERE published = 0 AND emitted_from IS NOT NULL"
     )
     return [f"what {role} emitted on {type_} of {task} was never published" for role, type_, task in rows]
+
+
+async def on_the_bus(store: StateStore, connection: sqlite3.Connection, broker: MemoryBroker) -> list[str]:
+    """The bus against the store: what agents recorded was published, and nothing else; each letter has its dead row."""
+    events = await everything(store)
+    stored = {event.envelope.id: event.envelope for event in events}
+    records = [record for (topic, _), log in broker.logs.items() if not topic.endswith(".dlq") for record in log]
+    told = {dict(record.headers)["ce_id"].decode() for record in records}
+    found = [f"the bus tells of event {event_id}, which is not in the store" for event_id in sorted(told - stored.keys())]
+    found += [
+        f"{envelope.type} of {envelope.task_id} was never published"
+        for event_id, envelope in stored.items()
+        if event_id not in told and envelope.source.startswith(agent_source(""))
+    ]
+    dead = {(role, event_id) for role, event_id in connection.execute("SELECT role, event_id FROM deliveries")}
+    for (topic, _), log in broker.logs.items():
+        group = topic.removesuffix(".dlq").rpartition(".gavotte.")[2]
+        if topic.endswith(".dlq"):
+            letters = {dict(record.headers)["ce_id"].decode() for record in log}
+            found += [f"{topic} has a letter of {one}, which has no delivery" for one in letters if (group, one) not in dead]
+    return found
 
 
 def views(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:

@@ -24,7 +24,7 @@ from agents.runner import Pace, Runner
 from agents.session import Session
 from bus.memory import MemoryBroker
 from bus.memory import Faults as BusFaults
-from bus.simulated import Process, Simulation, run_simulated
+from bus.simulated import Process, Simulation, SimulationStuck, run_simulated
 from contracts import ids
 from contracts.authority import Keyring, OperatorKey
 from contracts.codec import EPOCH, MICROSECOND, Codec
@@ -54,7 +54,9 @@ from tests.simulation.processes import Gate, Handle
 from tests.simulation.roles import ROLES, Script, ScriptedTools, handle
 from tests.simulation.world import World
 
-HEALING_SECONDS_MAX: Final = 1800.0
+HEALING_SECONDS_MAX: Final = 600.0
+STEPS_MAX: Final = 300_000
+"""Of the scheduler: a schedule that needs more goes in circles."""
 DAY_US: Final = 86_400_000_000
 GENEROUS: Final = Budget(tokens=10_000_000, steps=10_000, wall_seconds=1_000_000, cost_microdollars=10**12)
 
@@ -155,8 +157,10 @@ def run(seed: int, parts: Parts | None = None) -> Outcome:
 
     logging.disable(logging.CRITICAL)
     try:
-        with parts.patches():
+        with parts.patches(), mock.patch("bus.simulated.STEPS_MAX", STEPS_MAX):
             return run_simulated(seed, main)
+    except SimulationStuck as error:
+        return Outcome(seed, [f"it never ends: {error}"], "", 0.0, STEPS_MAX, 0, 0)
     finally:
         logging.disable(logging.NOTSET)
 
@@ -248,6 +252,7 @@ class Schedule:
         connection = self.database._store.connection
         broken = [] if quiet else [f"not quiet after {HEALING_SECONDS_MAX:g} s of healing"]
         broken += await invariants.broken(self.store, self.codec, connection, self.world, self.accepted)
+        broken += await invariants.on_the_bus(self.store, connection, self.broker)
         events = await invariants.everything(self.store)
         trace = hashlib.sha256("".join(event.hash for event in events).encode()).hexdigest()
         await self.database.close()
