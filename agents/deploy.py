@@ -89,7 +89,11 @@ async def release(event: Event, state: Any, tools: DeployTools, *, approval_id: 
     """Production, then the branch; success is said in the same commit."""
     result = await tools.release(
         ReleaseRequest(
-            environment="production", commit=state.head_commit, digest=state.digest, round=state.escalations
+            environment="production",
+            commit=state.head_commit,
+            digest=state.digest,
+            round=state.escalations,
+            approval_id=approval_id,
         ),
         why=f"approved by {approval_id}" if approval_id else "the project's policy asks nobody",
     )

@@ -130,6 +130,7 @@ def resources_of(runtime: Runtime) -> Resources:
         codec=runtime.codec,
         model=model,
         releases=settings.releases,
+        keyring=runtime.keyring,
     )
 
 

@@ -88,6 +88,8 @@ TABLE: Final[dict[type[BaseException], Rule]] = {
     errors.Usage: Rule((), DeadLetter),
     # policy, budget, kill switch or the role itself asks for a person
     errors.Refused: Rule((), Park),
+    # nobody who may has said it: it is put aside, and holds up nothing behind it
+    errors.Unverified: Rule((), DeadLetter),
     # what is stored is damaged: neither retries nor a letter mend it
     errors.Corrupt: Rule((), Park),
     errors.Fenced: Rule((), LetGo),

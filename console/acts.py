@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from contracts import ids
 from contracts.codec import EPOCH, MICROSECOND
 from contracts.envelope import OPERATOR_SOURCE, Event, root
-from contracts.errors import Conflict, NotFound, Refused, Unverified, Usage
+from contracts.errors import Conflict, NotAllowed, NotFound, Refused, Unverified, Usage
 from contracts.events import (
     SIGNED_TYPES,
     ApprovalDenied,
@@ -24,8 +24,6 @@ from contracts.events import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from agents.settings import Settings
     from agents.wiring import Runtime
     from contracts.authority import OperatorKey
@@ -49,7 +47,7 @@ class Asked:
 
 def enrol(settings: Settings) -> OperatorKey:
     """The operator's key, made at first use; its public half is put into a data folder that has none yet."""
-    from contracts.authority import OperatorKey
+    from contracts.authority import OperatorKey, public_keys
 
     key = OperatorKey.load_or_make(settings.operator_key)
     known = public_keys(settings.operators_pub)
@@ -62,13 +60,6 @@ def enrol(settings: Settings) -> OperatorKey:
             hint=f"an operator of this folder lets you in: echo {key.public} >> {settings.operators_pub}",
         )
     return key
-
-
-def public_keys(path: Path) -> list[str]:
-    """The operators' public keys of a data folder; none where there is no file yet."""
-    if not path.exists():
-        return []
-    return [line.strip() for line in path.read_text(encoding="ascii").splitlines() if line.strip()]
 
 
 async def decode(runtime: Runtime, recorded: Recorded) -> Event:
@@ -110,15 +101,16 @@ async def asked(runtime: Runtime, task_id: str) -> Asked:
 
 async def approve(runtime: Runtime, what: Asked, *, note: str = "", values: dict[str, str] | None = None) -> Recorded:
     """Let exactly the digest that was shown into production."""
-    settings, name = runtime.settings, runtime.settings.operator_name
-    itself = what.state.submitter == name
-    if itself and settings.operator.four_eyes:
-        raise Refused(f"{name} submitted this task and may not approve it", hint="another operator approves it")
+    name = runtime.settings.operator_name
+    unknown = sorted(set(values or {}) - set(what.request.values))
+    if unknown:
+        offered = ", ".join(sorted(what.request.values)) or "none"
+        raise Usage(f"what is asked for has no value {unknown[0]!r}", hint=f"values that may be set: {offered}")
     payload = ApprovalGranted(
         request_id=what.approval.request_id,
         digest=what.approval.digest,
         operator=name,
-        self_approved=itself,
+        self_approved=what.state.submitter == name,
         note=note,
         values=values or {},
     )
@@ -214,6 +206,7 @@ async def record(
     from state_store.port import Encoded
 
     runtime.topology.check_emission(event.type, event.envelope.source)
+    await check_speaker(runtime, event)
     if event.type in SIGNED_TYPES:
         until = expires_at or EPOCH + event.envelope.time_us * MICROSECOND + timedelta(hours=SIGNATURE_HOURS)
         event = enrol(runtime.settings).sign(event, until)
@@ -221,6 +214,22 @@ async def record(
     recorded = (await runtime.store.append([encoded], expected_sequence=expected))[0]
     await announce(runtime, [recorded])
     return recorded
+
+
+async def check_speaker(runtime: Runtime, event: Event) -> None:
+    """That nobody acts in another's name, nor approves their own task where four eyes are asked for."""
+    settings, payload = runtime.settings, event.payload
+    name = settings.operator_name
+    said = getattr(payload, "operator", "")
+    if said not in {"", name}:
+        raise NotAllowed(f"you are {name} and do not speak as {said}", hint=f'"operator": "{name}"')
+    if not isinstance(payload, ApprovalGranted):
+        return
+    itself = (await state_of(runtime, event.task_id)).submitter == name
+    if itself and settings.operator.four_eyes:
+        raise Refused(f"{name} submitted this task and may not approve it", hint="another operator approves it")
+    if payload.self_approved != itself:
+        raise NotAllowed(f"self_approved is {itself} for {name}".lower(), hint="say so in the payload")
 
 
 def pairs(given: list[str]) -> dict[str, str]:

@@ -121,10 +121,12 @@ def filesystem(folder: Path) -> str:
 
 def operator(settings: Settings) -> Finding:
     """Who signs, and what keeps others from signing in their name."""
-    from console.acts import public_keys
-    from contracts.authority import OperatorKey
+    from contracts.authority import OperatorKey, public_keys
 
-    path = settings.operator_key
+    path, known = settings.operator_key, public_keys(settings.operators_pub)
+    if not path.exists() and known:
+        hint = "put its copy back; a new key is one more operator, whom this folder must let in"
+        return Finding("operator", "lacks", f"{settings.operator_name}; the key {path} is gone", hint)
     if not path.exists():
         return Finding("operator", "ok", f"{settings.operator_name}; the key {path} is made at first use")
     try:
@@ -132,7 +134,6 @@ def operator(settings: Settings) -> Finding:
     except (GavotteError, OSError, ValueError) as error:
         hint = error.hint if isinstance(error, GavotteError) else f"move {path} away, a new one is made"
         return Finding("operator", "lacks", f"{path}: {getattr(error, 'message', error)}", hint)
-    known = public_keys(settings.operators_pub)
     said = f"{settings.operator_name}, key {key.key_id}"
     if known and key.public not in known:
         hint = f"echo {key.public} >> {settings.operators_pub}"

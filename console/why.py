@@ -121,14 +121,15 @@ def _scope(kill: Kill) -> str:
 
 def _delivery(row: InboxRow, now_us: int) -> str:
     because = f": {row.reason}" if row.reason else ""
+    what = row.event_type or f"event {row.event_id}, which is not recorded,"
     words = {
-        "started": f"{row.role} is at work on {row.event_type} (begun {row.starts} times)"
+        "started": f"{row.role} is at work on {what} (begun {row.starts} times)"
         if row.starts > 1
-        else f"{row.role} is at work on {row.event_type}",
-        "waiting": f"{row.role} keeps {row.event_type} until its turn",
-        "retry": f"{row.role} tries {row.event_type} again (attempt {row.attempt + 1})",
-        "parked": f"{row.role} has parked {row.event_type}",
-        "dead": f"{row.role} has given up on {row.event_type}, it is a letter now",
+        else f"{row.role} is at work on {what}",
+        "waiting": f"{row.role} keeps {what} until its turn",
+        "retry": f"{row.role} tries {what} again (attempt {row.attempt + 1})",
+        "parked": f"{row.role} has parked {what}",
+        "dead": f"{row.role} has given up on {what}, it is a letter now",
     }
     due = ""
     if row.status == "retry" and row.due_us is not None:

@@ -11,13 +11,16 @@ import json
 import os
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from contracts.errors import Refused, Unverified
 from contracts.events import Payload, Signature
 
 if TYPE_CHECKING:
     from contracts.envelope import Event
+
+
+PUBLIC_BYTES: Final = 32
 
 
 def signed_bytes(event: Event, expires_at: datetime) -> bytes:
@@ -58,7 +61,13 @@ class OperatorKey:
                 temporary.unlink()
         if path.stat().st_mode & 0o077:
             raise Refused(f"the operator's key {path} can be read by others", hint=f"chmod 600 {path}")
-        return cls(base64.b64decode(path.read_bytes()))
+        try:
+            return cls(base64.b64decode(path.read_bytes()))
+        except ValueError as error:
+            raise Refused(
+                f"the operator's key {path} is damaged: {error}",
+                hint="put its copy back; or move it away, and a new one is made at the next act",
+            ) from None
 
     @property
     def public(self) -> str:
@@ -86,6 +95,21 @@ def key_id(public: str) -> str:
     return hashlib.sha256(base64.b64decode(public)).hexdigest()[:16]
 
 
+def public_keys(path: Path) -> list[str]:
+    """The keys of a file, one a line; none where there is no file. What is no key (a remark) is passed over."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [key for key in (line.strip() for line in lines) if _is_public(key)]
+
+
+def _is_public(text: str) -> bool:
+    try:
+        return len(base64.b64decode(text, validate=True)) == PUBLIC_BYTES
+    except ValueError:
+        return False
+
+
 class Keyring:
     """Public keys of operators, base64, one a line in a file that is read again when a new key appears."""
 
@@ -100,8 +124,7 @@ class Keyring:
 
     def _public(self, wanted: str) -> str | None:
         if wanted not in self._keys and self._path is not None and self._path.exists():
-            lines = (line.strip() for line in self._path.read_text().splitlines())
-            self._keys = {key_id(line): line for line in lines if line}
+            self._keys = {key_id(public): public for public in public_keys(self._path)}
         return self._keys.get(wanted)
 
     def verify(self, event: Event, now_us: int) -> None:

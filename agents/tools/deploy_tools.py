@@ -17,16 +17,21 @@ from agents.tools.releases import Health, Released, ReleaseTarget
 from agents.tools.sandbox import Limits
 from agents.tools.toolbox import Toolbox, tool
 from contracts import ids
+from contracts.errors import Unverified
 from contracts.project import Project
 
 
 class ReleaseRequest(BaseModel):
-    """Exactly what shall go live, and where. `round` counts the times a person let the release be tried again."""
+    """Exactly what shall go live, and where. `round` counts the times a person let the release be tried again.
+
+    `approval_id` names the event by which a person allowed it.
+    """
 
     environment: Literal["staging", "production"]
     commit: str
     digest: str
     round: int = 0
+    approval_id: str | None = None
 
 
 class ReleaseResult(BaseModel):
@@ -61,6 +66,8 @@ class DeployTools(Toolbox):
         project = await self.project()
         task_id = self.session.delivery.task_id
         target = ReleaseTarget(self._target(project, arguments.environment))
+        if arguments.environment == "production":
+            await self._check_approval(project, arguments)
         key = f"release:{task_id}:{arguments.environment}:{arguments.digest}"
         if arguments.round:
             key = f"{key}:{arguments.round}"
@@ -109,6 +116,18 @@ class DeployTools(Toolbox):
         return Delivery(branch=str(receipt["ref"]).removeprefix("refs/heads/"))
 
     # -- inside
+
+    async def _check_approval(self, project: Project, wanted: ReleaseRequest) -> None:
+        """That an operator signed exactly this digest: read from the event, whatever the folded state says."""
+        if wanted.approval_id is None:
+            if project.settings.approval == "always":
+                raise Unverified("nobody approved it, and the project's policy is always")
+            return
+        granted = await self.recall(wanted.approval_id)
+        payload: Any = granted.payload
+        if granted.type != "ApprovalGranted" or payload.digest != wanted.digest:
+            raise Unverified(f"{granted.type} {granted.id} does not allow {wanted.digest}")
+        self.resources.keyring.verify(granted, granted.envelope.time_us)
 
     def _target(self, project: Project, environment: str) -> Path:
         configured = project.settings.staging if environment == "staging" else project.settings.production

@@ -20,6 +20,7 @@ from agents.model.port import Model, ModelRequest
 from agents.session import Outcome, Reservation, Session
 from agents.tools.workspace import GitStore
 from contracts import ids
+from contracts.authority import Keyring
 from contracts.codec import Codec
 from contracts.envelope import Event
 from contracts.errors import NeedsPerson, NotFound
@@ -39,6 +40,7 @@ class Resources:
     codec: Codec
     model: Model
     releases: Path
+    keyring: Keyring
     allow_unsafe_sandbox: bool = False
 
 

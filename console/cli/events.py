@@ -257,6 +257,8 @@ async def event_from(runtime: Runtime, fields: dict[str, Any]) -> Event:
             hint=f"fields are {', '.join(FIELDS)}; gavotte contracts show TYPE",
         )
     payload = payload_from(fields)
+    if getattr(payload, "operator", None) == "":
+        payload = payload.model_copy(update={"operator": runtime.settings.operator_name})
     first = fields["type"] in TASK_EVENTS
     source = str(fields.get("source") or (CLIENT_SOURCE if first else OPERATOR_SOURCE))
     if source not in {CLIENT_SOURCE, OPERATOR_SOURCE}:

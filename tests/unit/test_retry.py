@@ -24,7 +24,7 @@ EXHAUSTED = errors.Exhausted("spent", axis="tokens", limit=1, spent=2)
         (errors.NotAllowed("not its word"), [DeadLetter]),
         (errors.TooLarge("2 GB"), [DeadLetter]),
         (errors.Refused("policy"), [Park]),
-        (errors.Unverified("no signature"), [Park]),
+        (errors.Unverified("no signature"), [DeadLetter]),
         (EXHAUSTED, [Park]),
         (errors.Killed("kill 3"), [Park]),
         (errors.NeedsPerson("which one?"), [Park]),
