@@ -110,6 +110,8 @@ class Worker:
         claim = await self.ask(work, event, value)  # stop 3: the inbox
         if work.session is None:
             return claim.unpublished
+        if claim.unpublished:
+            await self.tell(claim.unpublished)  # what the pause said, before it was lifted
         emitted = await self.think(work, event, work.session)  # stop 4: what follows, by the role's own decision
         return await self.record(work, emitted)  # stop 5: one commit
 
@@ -190,8 +192,13 @@ class Worker:
 
     async def publish(self, work: Work, recorded: Sequence[Recorded]) -> None:
         """Stop 6: what is recorded is never dead-lettered; it is tried until it goes."""
-        if not recorded:
-            return
+        if recorded:
+            await self.tell(recorded)
+        if recorded and work.envelope is not None:
+            self.unmarked.append(work.inbox_id or work.envelope.id)
+
+    async def tell(self, recorded: Sequence[Recorded]) -> None:
+        """Publish until the bus has it."""
         messages = [self.emission.message(event) for event in recorded]
         pause_seconds = 0.1
         crashpoint("worker.publish.before")
@@ -204,8 +211,6 @@ class Worker:
                 await asyncio.sleep(pause_seconds)
                 pause_seconds = min(pause_seconds * 2, PUBLISH_PAUSE_SECONDS_MAX)
         crashpoint("worker.publish.after")
-        if work.envelope is not None:
-            self.unmarked.append(work.inbox_id or work.envelope.id)
 
     # -- around the path ----------------------------------------------------------------------------------------------
 

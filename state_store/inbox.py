@@ -166,6 +166,7 @@ class Inbox:
             starts=c.starts or 0,
             attempt=c.attempt or 0,
             steps=self.journal.of_delivery(conn, task_id, envelope.id, role) if c.status else (),
+            unpublished=() if c.published or not c.status else self._emitted(conn, c),
             kill_seq=c.kill_seq,
             killed_by=leases.kill_reason(conn, c.killed_by) if c.killed_by else "",
         )

@@ -94,6 +94,7 @@ class Claim:
     """What the inbox says of one event for one role.
 
     free     go on: `state` is the task at `basis` (the consumed event included), `steps` the journal so far;
+             `unpublished` what a pause said that may not be on the bus yet;
     waiting  an earlier event of this task is open for this role, or its lease is another worker's, or not due yet;
     done     handled before: `unpublished` are the emitted events that were not marked published;
     closed   superseded, dead or parked: publish `unpublished` likewise, acknowledge and forget.

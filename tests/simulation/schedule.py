@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import logging
 import random
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
@@ -29,7 +30,7 @@ from contracts import ids
 from contracts.authority import Keyring, OperatorKey
 from contracts.codec import EPOCH, MICROSECOND, Codec
 from contracts.envelope import OPERATOR_SOURCE, Event, root
-from contracts.errors import GavotteError, OutcomeUnknown, Retryable
+from contracts.errors import Corrupt, GavotteError, OutcomeUnknown, Retryable
 from contracts.events import (
     SIGNED_TYPES,
     ApprovalDenied,
@@ -47,10 +48,12 @@ from contracts.registry import CommittedIds
 from contracts.topology import CORE_AGENTS, Topology
 from embedded.inline import InlineDatabase
 from state_store.fold import TaskState, moves
-from state_store.port import Encoded, Recorded, StateStore, TaskFilter
+from state_store.inbox import Inbox
+from state_store.journal import Journal
+from state_store.port import Commit, Committed, Delivery, Encoded, Recorded, StateStore, Step, TaskFilter
 from state_store.sqlite import SCHEMA, SqliteStore
 from tests.simulation import invariants
-from tests.simulation.processes import Gate, Handle
+from tests.simulation.processes import Freezer, Gate, Handle
 from tests.simulation.roles import ROLES, Script, ScriptedTools, handle
 from tests.simulation.world import World
 
@@ -71,6 +74,7 @@ class Faults:
     crash_steps: int | None = None
     """Some process dies after so many steps of the scheduler, on average."""
     freezes: float = 0.0
+    cut_offs: float = 0.0
     publish_fails: float = 0.0
     publish_lost_answers: float = 0.0
     acknowledge_fails: float = 0.0
@@ -82,6 +86,8 @@ class Faults:
     kills: float = 0.0
     tight_budget: float = 0.0
     lost_client: float = 0.0
+    leaps: float = 0.0
+    """The clock jumps ahead by hours, as after a machine was suspended: leases run out and deadlines pass at once."""
     presence: bool = True
     """Whether a dead process is known to be dead at once; else its leases run out."""
     approvals_expire: bool = False
@@ -100,6 +106,7 @@ class Faults:
             trouble_seconds=rng.choice((15.0, 30.0, 50.0)),
             crash_steps=rng.choice((None, 150, 500, 1500)),
             freezes=perhaps(0.3, 0.7),
+            cut_offs=perhaps(0.2, 0.5),
             publish_fails=perhaps(0.3, 0.5),
             publish_lost_answers=perhaps(0.3, 0.3),
             acknowledge_fails=perhaps(0.2, 0.3),
@@ -111,6 +118,7 @@ class Faults:
             kills=perhaps(0.25, 0.3),
             tight_budget=perhaps(0.2, 0.7),
             lost_client=perhaps(0.2, 0.6),
+            leaps=perhaps(0.15, 0.5),
             presence=rng.random() < 0.6,
             approvals_expire=rng.random() < 0.03,
         )
@@ -152,7 +160,11 @@ def run(seed: int, parts: Parts | None = None) -> Outcome:
 
     async def main(simulation: Simulation) -> Outcome:
         schedule = Schedule(simulation, parts)
-        with same_numbers(simulation.seed, schedule.now_us):
+        with (
+            same_numbers(simulation.seed, schedule.now_us),
+            fences_watched(schedule.world),
+            mock.patch("bus.simulated._is_of_the_dead", schedule.freezer.passes_over),
+        ):
             return await schedule.run()
 
     logging.disable(logging.CRITICAL)
@@ -161,6 +173,8 @@ def run(seed: int, parts: Parts | None = None) -> Outcome:
             return run_simulated(seed, main)
     except SimulationStuck as error:
         return Outcome(seed, [f"it never ends: {error}"], "", 0.0, STEPS_MAX, 0, 0)
+    except Corrupt as error:
+        return Outcome(seed, [f"what is stored does not hold together: {error}"], "", 0.0, 0, 0, 0)
     finally:
         logging.disable(logging.NOTSET)
 
@@ -182,6 +196,33 @@ def same_numbers(seed: int, now_us: Callable[[], int]) -> Any:
         mock.patch.object(ids, "uuid7", uuid7),
         mock.patch("contracts.envelope.new_traceparent", traceparent),
     ):
+        yield
+
+
+@contextlib.contextmanager
+def fences_watched(world: World) -> Any:
+    """Inside each transaction: what is accepted from a delivery with a token is its lease's holder's, nobody else's."""
+    commit, intend = Inbox.commit, Journal.intend
+
+    def stale(connection: sqlite3.Connection, d: Delivery) -> bool:
+        row = connection.execute("SELECT token FROM leases WHERE role = ? AND task_id = ?", (d.role, d.task_id)).fetchone()
+        return d.token > 0 and (row is None or row[0] != d.token)
+
+    def watched_commit(self: Inbox, connection: sqlite3.Connection, request: Commit) -> Committed:
+        foreign = stale(connection, request.delivery)
+        committed = commit(self, connection, request)
+        if foreign and committed.status == "recorded":
+            world.faults.append(f"a stale worker of {request.delivery.role} committed")
+        return committed
+
+    def watched_intend(self: Journal, connection: sqlite3.Connection, d: Delivery, *rest: Any) -> Step:
+        foreign = stale(connection, d)
+        step = intend(self, connection, d, *rest)
+        if foreign:
+            world.faults.append(f"a stale worker of {d.role} began a step")
+        return step
+
+    with mock.patch.object(Inbox, "commit", watched_commit), mock.patch.object(Journal, "intend", watched_intend):
         yield
 
 
@@ -208,6 +249,7 @@ class Schedule:
         self.codec = codec()
         self.topology = Topology()
         self.world = World()
+        self.freezer = Freezer(simulation.loop)
         self.trouble = True
         self.alive: dict[str, tuple[Process, Gate]] = {}
         self.accepted: list[str] = []
@@ -239,7 +281,7 @@ class Schedule:
         places = [(role, number) for role in ROLES for number in range(faults.workers)]
         keepers = [asyncio.create_task(self.keep(role, number)) for role, number in places]
         clients = [asyncio.create_task(self.submit(number)) for number in range(faults.tasks)]
-        acting = [asyncio.create_task(self.operate()), asyncio.create_task(self.freeze())]
+        acting = [asyncio.create_task(act) for act in (self.operate(), self.be_away(), self.leap())]
         if faults.crash_steps:
             self.steps_to_crash = self.until_crash()
             loop.on_step = self.crash_perhaps
@@ -268,8 +310,9 @@ class Schedule:
             task.cancel()
         faults = self.bus_faults
         faults.duplicate = faults.drop = faults.fail_before = faults.fail_after = faults.commit_fails = 0.0
-        for _, gate in self.alive.values():
-            gate.thaw()
+        for process, gate in self.alive.values():
+            gate.open()
+            self.freezer.thaw(process)
 
     # -- processes -----------------------------------------------------------------------------------------------------
 
@@ -312,7 +355,7 @@ class Schedule:
         bus: Any = Handle(gate, connection)
 
         def tools(session: Session) -> ScriptedTools:
-            return self.parts.tools(session, self.world, gate.pause, self.now_us, self.answered)
+            return self.parts.tools(session, self.world, asyncio.sleep, self.now_us, self.answered)
 
         agent = next(agent for agent in CORE_AGENTS if agent.role == role)
         runner = self.parts.runner(
@@ -361,14 +404,28 @@ class Schedule:
         keys = (d.task_id, d.cause_id, d.role, ordinal)
         return self.database._store.connection.execute(query, keys).fetchone() is not None
 
-    async def freeze(self) -> None:
-        """Now and then a process stands still, also for longer than its lease lasts."""
-        while self.faults.freezes:
+    async def be_away(self) -> None:
+        """Now and then a process stands still or is cut off, also for longer than its lease lasts."""
+        loop = asyncio.get_running_loop()
+        while self.faults.freezes or self.faults.cut_offs:
             await asyncio.sleep(self.rng.uniform(1.0, 8.0))
-            if self.alive and self.rng.random() < self.faults.freezes:
-                _, gate = self.alive[self.rng.choice(sorted(self.alive))]
-                gate.freeze()
-                asyncio.get_running_loop().call_later(self.rng.choice((3.0, 12.0, 40.0)), gate.thaw)
+            if not self.alive:
+                continue
+            process, gate = self.alive[self.rng.choice(sorted(self.alive))]
+            seconds = self.rng.choice((3.0, 11.0, 14.0, 40.0))
+            if self.rng.random() < self.faults.freezes:
+                self.freezer.freeze(process)
+                loop.call_later(seconds, self.freezer.thaw, process)
+            elif self.rng.random() < self.faults.cut_offs:
+                gate.shut()
+                loop.call_later(seconds, gate.open)
+
+    async def leap(self) -> None:
+        """Now and then hours pass in an instant."""
+        while self.faults.leaps:
+            await asyncio.sleep(self.rng.uniform(1.0, 20.0))
+            if self.rng.random() < self.faults.leaps:
+                self.days_us += self.rng.choice((20, 5400, 7300)) * 1_000_000
 
     # -- the people ----------------------------------------------------------------------------------------------------
 
