@@ -141,6 +141,8 @@ class Worker:
         delivery = work.delivery(self.agent.role, event.envelope, claim, self.holder)
         if claim.status == "waiting":
             await self.store.start(delivery, unknown, waiting=True)
+        elif claim.status == "closed" and work.inbox_id is not None:
+            await self.store.commit(Commit(delivery))  # the deadline of a state that is over: nothing waits behind it
         if claim.status != "free" or claim.state is None:
             return claim
         work.attempt, work.sequence = claim.attempt, claim.sequence
