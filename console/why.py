@@ -121,7 +121,7 @@ def _scope(kill: Kill) -> str:
 
 def _delivery(row: InboxRow, now_us: int) -> str:
     because = f": {row.reason}" if row.reason else ""
-    what = row.event_type or f"event {row.event_id}, which is not recorded,"
+    what = row.event_type or f"the unrecorded event {row.event_id}"
     words = {
         "started": f"{row.role} is at work on {what} (begun {row.starts} times)"
         if row.starts > 1
