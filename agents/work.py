@@ -18,6 +18,8 @@ class Work:
     """A delivery under way. `session` is open from stop 3 on; `thinking` is set while the role itself runs;
     `sequence` is the event's place in its task.
 
+    `killed_by` says why a kill covers the task: then all that is left to do is to end it.
+
     `careful` marks a record of a partition whose last holder died: its start is durable before its bytes are decoded.
     """
 
@@ -29,6 +31,7 @@ class Work:
     session: Session | None = None
     sequence: int = 0
     attempt: int = 0
+    killed_by: str = ""
     thinking: asyncio.Task[Any] | None = None
     stopped_by: GavotteError | None = None
 

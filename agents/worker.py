@@ -147,7 +147,8 @@ class Worker:
             return claim
         work.attempt, work.sequence = claim.attempt, claim.sequence
         work.session = Session(self.store, delivery, claim.state, unknown, claim.steps)
-        if claim.killed_by:
+        work.killed_by = claim.killed_by
+        if claim.killed_by and not (self.agent.core and claim.state.cancel_requested):
             raise Killed(claim.killed_by, hint="gavotte lift")
         if work.careful:
             await work.session.begin()
@@ -171,6 +172,8 @@ class Worker:
             ending = state.cancel_requested or work.inbox_id is not None
             if ending and not await self.has_open_effects(event.task_id):
                 return [cancelled(event, state)] if state.cancel_requested else overdue(event, state)
+            if work.killed_by:  # an act is to be finished before the task may end, and not now
+                raise Killed(work.killed_by, hint="gavotte lift")
             if not ending and event.type in HEARD_BY_ALL and not await self.looks_anew(work, event, state):
                 return []
         work.thinking = asyncio.current_task()
