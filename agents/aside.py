@@ -77,7 +77,9 @@ class Aside:
     async def _carry_out(self, work: Work, error: BaseException, verdict: Verdict) -> Sequence[Recorded] | None:
         session = work.session
         if isinstance(error, CancelRequested) and session is not None:
-            return await self._record(work, [cancelled(_event_of(work), session.state)])
+            row = await self._store.task(session.delivery.task_id)
+            state = session.state if row is None else row.state  # the request came after this delivery's basis
+            return await self._record(work, [cancelled(_event_of(work), state)])
         if isinstance(verdict, DeadLetter):
             await self._send_letter(work, error, verdict)
         if session is None and isinstance(verdict, DeadLetter):

@@ -20,8 +20,9 @@ from bus.port import Bus, Consumer, Subscription
 from contracts import ids
 from contracts.authority import Keyring
 from contracts.codec import Codec
-from contracts.errors import Fenced, GavotteError, Killed, Retryable
+from contracts.errors import CancelRequested, Fenced, GavotteError, Killed, Retryable
 from contracts.topology import Agent, Topology
+from state_store.fold import owner
 from state_store.port import Kill, StateStore
 
 log = logging.getLogger(__name__)
@@ -211,7 +212,10 @@ class Runner:
             self.lanes.add(Work(due.event.envelope.task_id.encode(), due=due))
 
     async def renew(self) -> None:
-        """Leases and kills, every 2 s while roles are at work. One that cannot renew for 5 s stops what is in flight."""
+        """Leases, kills and cancellations, every 2 s while roles are at work.
+
+        One that cannot renew for 5 s stops what is in flight.
+        """
         loop = asyncio.get_running_loop()
         renewed = loop.time()
         while True:
@@ -227,6 +231,7 @@ class Runner:
                 renewed = loop.time()
                 for work, token in begun:
                     self._check(work, token, kills, held)
+                    await self._heed(work)
             except (Retryable, TimeoutError) as error:
                 if loop.time() - renewed > CUT_OFF_SECONDS:
                     log.exception("cut off from the store")
@@ -243,6 +248,17 @@ class Runner:
         for kill in kills:
             if kill.seq > delivery.kill_seq and not kill.lifted and covers(kill, delivery.role, delivery.task_id):
                 work.interrupt(Killed(kill.reason or f"killed ({kill.scope})", hint="gavotte lift"))
+
+    async def _heed(self, work: Work) -> None:
+        """Interrupt work whose task was cancelled since it began; an act on the world is made certain first."""
+        session = work.session
+        if not self.agent.core or session is None or not session.began or session.state.cancel_requested:
+            return
+        row = await self.store.task(session.delivery.task_id)
+        if row is None or not row.state.cancel_requested or owner(row.state) != self.agent.role:
+            return
+        if not await self.worker.has_open_effects(session.delivery.task_id) and work.session is session:
+            work.interrupt(CancelRequested(f"{row.state.cancel_operator or 'an operator'} asked to cancel the task"))
 
     def _interrupt_all(self, error: GavotteError) -> None:
         for work in list(self._live.values()):

@@ -71,3 +71,12 @@ def test_what_is_killed_can_be_cancelled_without_beginning_anew(ann: Person) -> 
         assert ann.says("lift", "--all").returncode == 0
     assert [event["type"] for event in ann.lines("log", task)][-2:] == ["TaskCancelRequested", "TaskCancelled"]
     assert not sleepers("3600.001")
+
+
+def test_a_cancellation_does_not_wait_for_a_long_command(ann: Person) -> None:
+    with ann.starts("up"):
+        task = at_work(ann, "3600.002")
+        assert ann.says("cancel", task, "--reason", "a typing error").returncode == 0
+        ended = ann.waits_for(task, "cancelled")
+        assert ended["outcome"] == "a typing error"
+        until(lambda: not sleepers("3600.002"))
