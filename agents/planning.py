@@ -51,10 +51,11 @@ async def handle(event: Event, state: Any, tools: PlanningTools, prompt: Prompt)
 
 
 def refuse(event: Event, reason: str, code: str, hint: str) -> list[Event]:
-    """Out of bounds: the plan is refused and the task ends, in one commit."""
+    """Out of bounds: the plan is refused and the task ends, in one commit. The task's outcome is a single line."""
+    outcome = reason.partition("\n")[0]
     return [
         event.cause(PlanRejected(reason=reason, reason_code=code, hint=hint)),
-        event.cause(TaskFailed(reason=f"{reason} ({hint})" if hint else reason, reason_code=code)),
+        event.cause(TaskFailed(reason=f"{outcome} ({hint})" if hint else outcome, reason_code=code)),
     ]
 
 

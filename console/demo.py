@@ -87,6 +87,8 @@ def prepare_folder(folder: Path) -> None:
     """An empty folder with our mark in it; one that is not ours is never touched."""
     from console.supervise import living_roles
 
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise Refused(f"{folder} is not a folder", hint="move it away, or name another with --data")
     if folder.exists() and not (folder / MARKER).exists() and any(folder.iterdir()):
         raise Refused(
             f"{folder} is not the demo's: it holds no {MARKER}", hint="move it away, or name another with --data"
@@ -219,7 +221,10 @@ async def answer() -> bool:
             continue
         if typed is None:
             put()
-        return (typed or "y").lower() not in {"n", "no"}
+        if (typed or "y").lower() in {"y", "yes"}:
+            return True
+        if typed is not None and typed.lower() in {"n", "no"}:
+            return False
     put("yes")
     return True
 

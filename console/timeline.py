@@ -71,7 +71,15 @@ def _submitted(p: Any) -> list[str]:
 def _planned(p: Any) -> list[str]:
     named = f"{count(len(p.tests), 'test')} named, " if p.tests else ""
     base = f", {tests(p.base_evidence)} at the base" if p.base_evidence is not None else ""
-    return [f"{count(len(p.files), 'file')}, {named}risk {p.risk}{base}"]
+    return [f"{_within(p.files)}, {named}risk {p.risk}{base}"]
+
+
+def _within(files: Sequence[str]) -> str:
+    """What a plan may touch: so many files, or the patterns that say which."""
+    if tuple(files) == ("**",):
+        return "any file"
+    patterns = [path for path in files if any(mark in path for mark in "*?[")]
+    return f"within {', '.join(files)}" if patterns else count(len(files), "file")
 
 
 def _rejected(p: Any) -> list[str]:

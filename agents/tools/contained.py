@@ -230,12 +230,13 @@ class _Output:
 
 
 # Control characters, line separators, and the marks that turn or hide text on a screen.
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _HARMFUL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
 
 
 def harmless(raw: bytes | bytearray) -> str:
-    """Text that can be printed on a terminal: what steers one is spelled out instead."""
-    text = raw.decode("utf-8", "replace").replace("\r\n", "\n")
+    """Text that can be printed on a terminal: colours are left out, what else steers one is spelled out."""
+    text = _COLOUR.sub("", raw.decode("utf-8", "replace").replace("\r\n", "\n"))
     return _HARMFUL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 

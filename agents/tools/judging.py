@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from typing import Literal
 
@@ -91,7 +92,7 @@ def imports_fail(report: TestReport) -> bool:
 
 def prepare_line(path: str) -> str:
     """The command that gives a project an environment in which its tests can be imported."""
-    return f'gavotte project add {path} --prepare "pip install -e . pytest"'
+    return f'gavotte project add {shlex.quote(path)} --prepare "pip install -e . pytest"'
 
 
 def _all_green(report: TestReport, when: str) -> list[Problem]:

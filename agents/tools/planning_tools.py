@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -78,7 +79,7 @@ class PlanningTools(Toolbox):
             files=names[:FILES_LISTED_MAX], files_total=len(names), test_command=project.settings.test_command
         )
         if not project.settings.test_command:
-            hint = f'gavotte project add {project.path} --test "python -m pytest"'
+            hint = f'gavotte project add {shlex.quote(project.path)} --test "python -m pytest"'
             problem = f"{project.name} has no tests, so nothing could be shown to work"
             return found.model_copy(update={"problem": problem, "problem_code": "no_tests", "hint": hint})
         report = await run_project_tests(self.resources, project, commit)
@@ -88,11 +89,14 @@ class PlanningTools(Toolbox):
         unclear = could_not_evaluate(report, "at the base")
         if not unclear:
             return found
+        lacks_packages = imports_fail(report)
         hint = (
-            prepare_line(project.path) if imports_fail(report) else f"gavotte project add {project.path} --test COMMAND"
+            prepare_line(project.path)
+            if lacks_packages
+            else f"gavotte project add {shlex.quote(project.path)} --test COMMAND"
         )
-        said = report.output_tail.strip()[-TAIL_CHARACTERS:].partition("\n")[2]
-        problem = f"the tests of {project.name} say nothing: {unclear[0]}" + (f"\n{said}" if said else "")
+        said = "" if lacks_packages else report.output_tail.strip()[-TAIL_CHARACTERS:].partition("\n")[2]
+        problem = f"the tests of {project.name} prove nothing: {unclear[0]}" + (f"\n{said}" if said else "")
         return found.model_copy(update={"problem": problem, "problem_code": "tests_do_not_run", "hint": hint})
 
     @tool

@@ -30,15 +30,15 @@ EXIT_BROKEN_PIPE = 141
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 TaskId = Annotated[str, typer.Argument(metavar="TASK", help="The task's id, or any unique part of it.")]
 
-_DATA = Annotated[
+Data = Annotated[
     Path | None,
     typer.Option("--data", metavar="DIR", help="The data folder (GAVOTTE_DATA).", rich_help_panel="Everywhere"),
 ]
-_CONFIG = Annotated[
+Config = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="A settings file (GAVOTTE_CONFIG).", rich_help_panel="Everywhere"),
 ]
-_DEBUG = Annotated[bool, typer.Option("--debug", help="Show where an unexpected error came from.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show where an unexpected error came from.")]
 
 
 class Call:
@@ -91,15 +91,17 @@ def command(app: typer.Typer, name: str | None = None, **options: Any) -> Callab
         own = [parameter.replace(annotation=hints[parameter.name]) for parameter in own]
         keyword = inspect.Parameter.KEYWORD_ONLY
         everywhere = [
-            inspect.Parameter("data", keyword, default=None, annotation=_DATA),
-            inspect.Parameter("config", keyword, default=None, annotation=_CONFIG),
-            inspect.Parameter("debug", keyword, default=False, annotation=_DEBUG),
+            inspect.Parameter("context", keyword, annotation=typer.Context),
+            inspect.Parameter("data", keyword, default=None, annotation=Data),
+            inspect.Parameter("config", keyword, default=None, annotation=Config),
+            inspect.Parameter("debug", keyword, default=False, annotation=Debug),
         ]
 
         @functools.wraps(function)
         def run(**given: Any) -> int:
-            call = Call(given.pop("data"), given.pop("config"), debug=given.pop("debug"))
-            return _run(function, call, given)
+            before = given.pop("context").find_root().params  # `gavotte --data DIR tasks` is `gavotte tasks --data DIR`
+            data, config, debug = (given.pop(name) or before.get(name) for name in ("data", "config", "debug"))
+            return _run(function, Call(data, config, debug=bool(debug)), given)
 
         del run.__wrapped__  # typer would read the signature of the function behind
         parameters = [p.replace(kind=keyword) for p in own] + everywhere

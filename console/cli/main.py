@@ -24,6 +24,7 @@ from console.cli import (
     tasks,
     watch,
 )
+from console.cli.call import Config, Data, Debug
 from console.cli.output import put, say, styled
 from console.harmless import harmless
 from contracts.errors import GavotteError
@@ -50,7 +51,12 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _everything(
-    _: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+    data: Data = None,
+    config: Config = None,
+    debug: Debug = False,
 ) -> None:
     """What stands before any command."""
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from state_store.fold import TaskState
 
 SILENCE_SECONDS = 2.0
+SENTENCE_CHARACTERS_MAX = 2000
 STYLES = {
     "TaskSucceeded": "green",
     "ProductionDeployed": "green",
@@ -68,7 +69,7 @@ async def why(call: Call, task: TaskId, json: Json = False) -> None:
         return
     put(f'Task {short_id(task_id)} "{clipped(state.title, 100)}" {standing(state)}.')
     for sentence in found.sentences:
-        put(harmless(sentence))
+        put(clipped(sentence, SENTENCE_CHARACTERS_MAX))
     for said in found.commands:
         put(f"  try: {harmless(said)}{call.suffix()}")
 

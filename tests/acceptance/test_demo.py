@@ -68,7 +68,20 @@ def test_a_folder_of_somebody_else_is_left_alone(ann: Person) -> None:
     assert (ann.home / ".demo" / "thesis.txt").read_text() == "years of work"
 
 
-@pytest.mark.parametrize(("key", "code", "said"), [("\n", 0, "now"), ("n\n", 1, "You said no"), ("\x03", 130, "")])
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_what_is_no_folder_is_left_alone(ann: Person, kind: str) -> None:
+    other = ann.home / "other"
+    other.mkdir()
+    (ann.home / ".demo").write_text("notes") if kind == "file" else (ann.home / ".demo").symlink_to(other)
+    done = ann.says("demo")
+    assert done.returncode == 4
+    assert ".demo is not a folder" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "code", "said"),
+    [("\n", 0, "now"), ("n\n", 1, "You said no"), ("quit\nn\n", 1, "You said no"), ("\x03", 130, "")],
+)
 def test_a_person_at_a_terminal_is_asked(ann: Person, key: str, code: int, said: str) -> None:
     with ann.sits_at("demo") as terminal:
         terminal.sees("Enter = yes, n = no; yes in")

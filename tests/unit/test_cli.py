@@ -71,6 +71,14 @@ def test_every_command_explains_itself(cli: Cli) -> None:
         assert cli(name, "--help").code == 0, name
 
 
+def test_what_holds_everywhere_may_stand_before_the_command_too(cli: Cli, repo: Path) -> None:
+    task_id = submit(cli, "--data", "elsewhere", "--json").json["task_id"]
+    assert [task["task_id"] for task in cli("--data", "elsewhere", "tasks", "--json").json] == [task_id]
+    assert cli("--data", "elsewhere", "project", "list", "--json").json != []
+    assert cli("--data", "nowhere", "tasks", "--data", "elsewhere", "--json").code == 0, "the nearer word counts"
+    assert cli("--config", "none.toml", "tasks").code == 2
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [

@@ -105,6 +105,9 @@ def test_the_lines_of_a_timeline() -> None:
     assert line_of("PlanProposed", "planning", plan).detail == (
         "1 file, 2 tests named, risk low, 1 of 9 tests fails at the base"
     )
+    for within, said in ((("**",), "any file"), (("src/**", "a"), "within src/**, a"), (("a", "b"), "2 files")):
+        scoped = plan.model_copy(update={"files": within, "tests": (), "base_evidence": None})
+        assert line_of("PlanProposed", "planning", scoped).detail == f"{said}, risk low"
     files = (FileChange(path="money.py", kind="changed", added=2, removed=1),)
     change = ChangeProposed(
         revision=1, base_commit="0", head_commit="1", branch="b", digest=DIGEST, files=files, diff=Text.of("")

@@ -376,6 +376,7 @@ def test_text_is_made_harmless() -> None:
         harmless("\x1b[2J\x00\x85\u2028\u202e\u200b\ufeff".encode()) == "\\x1b[2J\\x00\\x85\\u2028\\u202e\\u200b\\ufeff"
     )
     assert harmless(b"\xff") == "\ufffd"
+    assert harmless(b"\x1b[31m\x1b[1mERROR\x1b[0m test.py") == "ERROR test.py"
 
 
 # --- the filter of system calls, by a small machine that runs BPF ---
