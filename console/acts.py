@@ -35,6 +35,9 @@ SIGNATURE_HOURS = 24
 """How long a signature that no request bounds may be used for its first time."""
 
 
+CORRECTABLE = ("revisions_max", "title", "description")
+
+
 @dataclass(frozen=True)
 class Asked:
     """What a person is asked: the state they see, the approval that is open, and the event that asked."""
@@ -147,7 +150,10 @@ async def resume(
 
 
 def check_corrections(corrections: dict[str, str]) -> None:
-    """That corrected values can be what they are for; raises Usage."""
+    """That corrected values exist and can be what they are for, so that a slip is not taken for an act; raises Usage."""
+    unknown = sorted(set(corrections) - set(CORRECTABLE))
+    if unknown:
+        raise Usage(f"a task has no value {unknown[0]!r} to correct", hint=f"--set takes {', '.join(CORRECTABLE)}")
     revisions = corrections.get("revisions_max", "1")
     if not revisions.isdecimal() or not 1 <= int(revisions) <= 1000:
         raise Usage(f"revisions_max={revisions}: a number from 1 to 1000 is needed", hint="--set revisions_max=5")

@@ -85,7 +85,7 @@ async def cancel(call: Call, task: TaskId, reason: Reason = "", json: Json = Fal
 
 
 async def resume(call: Call, task: TaskId, values: Values = None, note: Note = "", json: Json = False) -> None:
-    """Let an escalated task go on, with named values corrected (revisions_max, title, description, ...)."""
+    """Let an escalated task go on, with named values corrected (revisions_max, title, description)."""
     from console import acts
 
     runtime = await call.runtime()

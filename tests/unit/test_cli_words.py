@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from console.acts import check_corrections
 from console.harmless import clipped, harmless, harmless_lines, to_json
 from console.timeline import WORDS, line_of
 from console.why import explain
 from console.words import dollars, short_digest, short_id, span
 from contracts.envelope import Event, root
+from contracts.errors import Usage
 from contracts.events import (
     EVENTS,
     ApprovalRequested,
@@ -226,3 +228,10 @@ def test_why_of_what_has_ended() -> None:
     found = explain(state, [], [], [], HOUR_US)
     assert found.sentences == ("The task has failed: no tests.",)
     assert (found.turn, found.until_us, found.awaits) == ("", None, ())
+
+
+@pytest.mark.parametrize("corrections", [{"revision_max": "5"}, {"revisions_max": "many"}, {"revisions_max": "0"}])
+def test_what_cannot_be_corrected_is_refused(corrections: dict[str, str]) -> None:
+    check_corrections({"revisions_max": "5", "title": "another", "description": ""})
+    with pytest.raises(Usage, match="revision"):
+        check_corrections(corrections)
