@@ -31,6 +31,7 @@ RUNNING_MAX: Final = 64
 DETACH_SECONDS: Final = 30.0
 AHEAD_MAX: Final = 1_000
 DETACH_RETRY_SECONDS: Final = 5.0
+DETACH_RETRY_SECONDS_MAX: Final = 300.0
 LOOKS_PER_DETACH: Final = 30
 """How often within `detach_seconds` the late ones are looked for."""
 
@@ -306,12 +307,14 @@ class Lanes(Generic[W]):
         return task
 
     async def _detach_until_done(self, item: _Item[W]) -> None:
+        pause_seconds = DETACH_RETRY_SECONDS
         while item.holds_offset:
             try:
                 await self._detach(item.work)
             except Exception as error:  # noqa: BLE001  # whatever it is: the offset stays, nothing is lost, try again
-                log.warning("detaching failed, tried again in %g s: %s", DETACH_RETRY_SECONDS, error)
-                await asyncio.sleep(DETACH_RETRY_SECONDS)
+                log.warning("detaching failed, tried again in %g s: %s", pause_seconds, error)
+                await asyncio.sleep(pause_seconds)
+                pause_seconds = min(pause_seconds * 2, DETACH_RETRY_SECONDS_MAX)
             else:
                 self._finish(item)
 

@@ -36,7 +36,7 @@ async def examine(settings: Settings) -> list[Finding]:
     found = [python(), await git(), await sandbox(), tools(), sqlite(), data_folder(settings), operator(settings)]
     found += [model(settings), agents(settings)]
     if settings.database.exists():
-        found.append(await record(settings))
+        found += await record(settings)
     return found
 
 
@@ -162,25 +162,30 @@ def agents(settings: Settings) -> Finding:
     return Finding("agents", "ok", f"running: {', '.join(roles)}")
 
 
-async def record(settings: Settings) -> Finding:
-    """Whether the database opens, and what is in it."""
+async def record(settings: Settings) -> list[Finding]:
+    """Whether the database opens, what is in it, and what in it waits for a person."""
     from agents.wiring import open_runtime
+    from dlq_tools.letters import letters, newest
 
     try:
         runtime = await open_runtime(settings, create=False)
     except (GavotteError, OSError) as error:
         said = error.message if isinstance(error, GavotteError) else str(error)
-        return Finding("record", "lacks", said, "is the disk full, or the file another program's?")
+        return [Finding("record", "lacks", said, "is the disk full, or the file another program's?")]
     try:
         statistics = await runtime.store.statistics()
-        dead = await runtime.store.inbox(statuses=("dead",))
+        kills = [kill for kill in await runtime.store.kills() if not kill.lifted]
+        waiting = [each for each in newest(await letters(runtime.bus, runtime.store, runtime.topology)) if each.open]
     except GavotteError as error:
-        return Finding("record", "lacks", f"{settings.database}: {error.message}", error.hint)
+        return [Finding("record", "lacks", f"{settings.database}: {error.message}", error.hint)]
     finally:
         await runtime.close()
-    said = f"{statistics.get('events', 0)} events"
-    if dead:
-        return Finding(
-            "record", "better", f"{said}, {count(len(dead), 'letter')} wait for somebody", "gavotte dlq list"
-        )
-    return Finding("record", "ok", said)
+    found = [Finding("record", "ok", count(statistics.get("events", 0), "event"))]
+    if waiting:
+        said = f"{count(len(waiting), 'letter')}, waiting for somebody"
+        found.append(Finding("letters", "better", said, "gavotte dlq list"))
+    for kill in kills:
+        scope = "everything" if kill.scope == "all" else f"{kill.scope} {kill.target}"
+        because = f": {kill.reason}" if kill.reason else ""
+        found.append(Finding("kill", "better", f"{scope} is stopped{because}", f"gavotte lift {kill.event_id}"))
+    return found

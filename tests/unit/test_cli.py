@@ -305,7 +305,13 @@ def test_doctor_finds_what_is_here(cli: Cli, repo: Path) -> None:
     assert "record" not in before
     submit(cli)
     after = {found["name"]: found for found in cli("doctor", "--json").json}
-    assert after["record"]["finding"] == "1 events"
+    assert after["record"]["finding"] == "1 event"
+    assert "kill" not in after
+    assert cli("kill", "--all", "--reason", "too hot").code == 0
+    stopped = next(found for found in cli("doctor", "--json").json if found["name"] == "kill")
+    assert stopped["finding"] == "everything is stopped: too hot"
+    assert cli(*stopped["hint"].split()[1:]).code == 0
+    assert "kill" not in {found["name"] for found in cli("doctor", "--json").json}
     assert "is made at first use" in before["data"]["finding"]
     assert "GiB free" in after["data"]["finding"]
 
