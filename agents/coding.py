@@ -17,6 +17,8 @@ from contracts.envelope import Event
 from contracts.events import ChangeProposed, Finding, TaskEscalated, TaskFailed
 from contracts.prompts import Prompt
 
+SAID_CHARACTERS_MAX = 300
+
 
 async def handle(event: Event, state: Any, tools: CodingTools, prompt: Prompt) -> list[Event]:
     """Answer a plan or a request for changes with a change, or say why there is none."""
@@ -101,8 +103,9 @@ async def unapplied(state: Any, tools: CodingTools, diff: str, authored: Authore
 def no_change(state: Any, authored: Authored) -> TaskFailed | TaskEscalated:
     """Nothing to propose: a model's task asks a person, any other ends."""
     reason = authored.problem or "there is no change"
-    if authored.output.strip():
-        reason = f"{reason}: {authored.output.strip()[-500:]}"
+    said = " ".join(authored.output.split())
+    if said:
+        reason += f": {said}" if len(said) <= SAID_CHARACTERS_MAX else f": … {said[-SAID_CHARACTERS_MAX:]}"
     if state.author == "model":
         hint = f"gavotte resume {state.task_id} --set description=..."
         return TaskEscalated(role="coding", reason=reason, reason_code=authored.problem_code or "no_change", hint=hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from agents.tools.planning_tools import PatchRequest, PlanDraft, PlanningTools, Survey, SurveyRequest
@@ -64,7 +65,7 @@ async def draft_plan(submission: Any, state: Any, tools: PlanningTools, survey: 
     if state.author == "model":
         return await tools.draft_plan(survey, prompt)
     if state.author == "command":
-        words = " ".join(submission.command)
+        words = shlex.join(submission.command)
         files = tuple(state.scope) or ("**",)
         steps = (PlanStep(title=f"run {words}"), PlanStep(title="show that the same tests pass before and after"))
         return PlanDraft(summary=f"Run {words} and keep every test green", files=files, steps=steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -52,8 +53,11 @@ def tests(evidence: Evidence | None) -> str:
 
 
 def changed(files: Sequence[FileChange]) -> str:
-    """The files of a change with their lines: `money.py +2 -1`."""
-    shown = [f"{file.path} +{file.added} -{file.removed}" for file in files[:3]]
+    """The files of a change with their lines: `money.py +2 -1`; where no lines are counted, what happened to it."""
+    shown = [
+        f"{file.path} +{file.added} -{file.removed}" if file.added or file.removed else f"{file.path} {file.kind}"
+        for file in files[:3]
+    ]
     rest = [f"and {len(files) - 3} more"] if len(files) > 3 else []
     return ", ".join(shown + rest)
 
@@ -64,7 +68,7 @@ def _person(payload: Any, me: str) -> str:
 
 
 def _submitted(p: Any) -> list[str]:
-    given = {"command": f"by command: {' '.join(p.command)}", "patch": "by a given patch", "model": ""}
+    given = {"command": f"by command: {shlex.join(p.command)}", "patch": "by a given patch", "model": ""}
     return [given[p.author]]
 
 

@@ -14,6 +14,7 @@ from contracts.errors import Refused
 JUNK_FOLDERS = frozenset({"__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache"})
 JUNK_SUFFIX = ".pyc"
 PREFIX = "tree/"
+SMALLER = "let the command change less, or split the task"
 KINDS = {
     tarfile.SYMTYPE: "a link",
     tarfile.LNKTYPE: "a hard link",
@@ -85,10 +86,8 @@ def checked_name(member: str) -> str:
     return name
 
 
-def refusal(what: str) -> Refused:
-    return Refused(
-        f"the command left {what}", hint="only regular files inside the tree are taken over", code="output_refused"
-    )
+def refusal(what: str, hint: str = "only regular files inside the tree are taken over") -> Refused:
+    return Refused(f"the command left {what}", hint=hint, code="output_refused")
 
 
 def is_junk(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel
@@ -15,6 +16,8 @@ from contracts.events import Body, Evidence, FileChange, Finding
 from contracts.prompts import Prompt
 
 FILE_BYTES_MAX = 256 * 1024
+OUTPUT_CHARACTERS = 4000
+CUT_SHORT = range(126, 128 + 65)  # the shell's: not executable, not found, ended by a signal
 
 
 class CommandRequest(BaseModel):
@@ -102,17 +105,27 @@ class CodingTools(Toolbox):
                 limits=Limits(wall_seconds=float(project.settings.test_timeout_seconds)),
                 collect_changes=True,
             )
+            ignored = await self.resources.git.ignored(arguments.base, tree, list(ran.changed))
+        output = ran.output[-OUTPUT_CHARACTERS:]
         if ran.timed_out:
-            return Authored(
-                problem="the command took too long", problem_code="command_timeout", output=ran.output[-4000:]
-            )
-        if not ran.changed and not ran.deleted:
-            problem = f"the command changed nothing (exit {ran.exit_code})"
-            return Authored(problem=problem, problem_code="no_change", output=ran.output[-4000:])
-        changed = {path: NewContent(made.content, made.executable) for path, made in ran.changed.items()}
-        message = f"Run {' '.join(arguments.command)}"
-        authored = await self._commit(arguments.base, changed, ran.deleted, message)
-        return authored.model_copy(update={"output": ran.output[-4000:]})
+            seconds = project.settings.test_timeout_seconds
+            problem = f"the command did not end within {seconds} s"
+            return Authored(problem=problem, problem_code="command_timeout", output=output)
+        if ran.stopped:
+            problem = f"the command was stopped: {ran.stopped}"
+            return Authored(problem=problem, problem_code="command_stopped", output=output)
+        changed = {
+            path: NewContent(made.content, made.executable) for path, made in ran.changed.items() if path not in ignored
+        }
+        if not changed and not ran.deleted:
+            but = " but files that git ignores" if ignored else ""
+            problem = f"the command changed nothing{but} (exit {ran.exit_code})"
+            return Authored(problem=problem, problem_code="no_change", output=output)
+        if ran.exit_code in CUT_SHORT:  # a linter that found something may well end with 1; half a change is none
+            problem = f"the command was cut short (exit {ran.exit_code}), so its changes are not taken"
+            return Authored(problem=problem, problem_code="command_failed", output=output)
+        authored = await self._commit(arguments.base, changed, ran.deleted, f"Run {shlex.join(arguments.command)}")
+        return authored.model_copy(update={"output": output})
 
     @tool
     async def apply_patch(self, arguments: PatchOnBase) -> Authored:

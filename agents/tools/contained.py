@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.tools import confinement
-from agents.tools.changes import Changed, LeftBehind, read_stream, refusal
+from agents.tools.changes import SMALLER, Changed, LeftBehind, read_stream, refusal
 from agents.tools.environment import Environment
 from contracts.errors import Refused
 
@@ -47,8 +47,9 @@ class Ran:
     """How a contained command ended.
 
     `exit_code` is the shell's (128 + n after signal n; 137 where the harness ended it). `output` is standard output and
-    error as they came, bounded, without control characters. `changed` and `deleted` hold paths relative to the tree,
-    only where changes were asked for. `report` holds the bytes of the report file, if the command wrote one.
+    error as they came, bounded, without control characters. `stopped` says which limit the harness ended it at.
+    `changed` and `deleted` hold paths relative to the tree, only where changes were asked for. `report` holds the bytes
+    of the report file, if the command wrote one.
     """
 
     exit_code: int
@@ -56,6 +57,7 @@ class Ran:
     output: str
     output_truncated: bool
     duration_ms: int
+    stopped: str = ""
     changed: dict[str, Changed] = field(default_factory=dict)
     deleted: tuple[str, ...] = ()
     report: bytes | None = None
@@ -164,19 +166,22 @@ class Run:
     def _result(self, began: float, *, timed_out: bool) -> Ran:
         killed = timed_out or self.overflow.is_set()
         if len(self.stream) > self.stream_bytes_max:
-            raise refusal(f"more than {self.job.limits.changes_bytes} bytes of changes")
-        left = LeftBehind({"exit_code": ENDED, "stopped": ""}, None, {}, ())
+            raise refusal(f"more than {self.job.limits.changes_bytes} bytes of changes", hint=SMALLER)
+        flood = f"more than {DRAIN_FACTOR * self.job.limits.output_bytes >> 20} MiB of output"
+        left = LeftBehind({"exit_code": ENDED, "stopped": "" if timed_out else flood}, None, {}, ())
         if not killed:
             left = self._left_behind()
         output, truncated = self.output.text()
-        if left.status.get("stopped"):
-            output += f"\n[stopped: {left.status['stopped']}]\n"
+        stopped = str(left.status.get("stopped") or "")
+        if stopped:
+            output += f"\n[stopped: {stopped}]\n"
         return Ran(
-            exit_code=ENDED if left.status.get("stopped") else int(left.status["exit_code"]),
+            exit_code=ENDED if stopped else int(left.status["exit_code"]),
             timed_out=timed_out,
             output=output,
             output_truncated=truncated,
             duration_ms=int((time.monotonic() - began) * 1000),
+            stopped=stopped,
             changed=left.changed,
             deleted=left.deleted,
             report=left.report,
@@ -198,7 +203,7 @@ class Run:
         if "refused" in left.status:
             raise Refused(f"the command was not run: {left.status['refused']}", code="sandbox_failed")
         if "excess" in left.status:
-            raise refusal(str(left.status["excess"]))
+            raise refusal(str(left.status["excess"]), hint=SMALLER)
         return left
 
 

@@ -223,6 +223,21 @@ class GitStore:
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
+    async def ignored(self, tree: str, folder: Path, paths: Sequence[str]) -> frozenset[str]:
+        """Those of the paths that the tree lacks and its `.gitignore` files leave out; `folder` is a work tree of it."""
+        known = {entry.path for entry in await self.list_files(tree)}
+        new = "".join(f"./{path}\0" for path in paths if path not in known)  # the dot: no name means anything to git
+        if not new:
+            return frozenset()
+        question = ("-C", str(folder), "--work-tree=.", "check-ignore", "--no-index", "-z", "--stdin")
+        try:
+            answer = await self._git.run(*question, stdin=os.fsencode(new), extra={"GIT_LITERAL_PATHSPECS": "0"})
+        except GitError as error:
+            if error.status != 1:  # 1: none is ignored
+                raise
+            return frozenset()
+        return frozenset(os.fsdecode(path).removeprefix("./") for path in answer.split(b"\0")[:-1])
+
     async def checkout(self, tree: str, into: Path) -> int:
         """Writes the tree into an empty folder and returns the number of files. Links become files that hold their target."""
         await asyncio.to_thread(_make_fresh, into)

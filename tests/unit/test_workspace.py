@@ -391,3 +391,14 @@ def _waiting_on(argument: str) -> list[str]:
                 continue
             found += [entry.name] if argument.encode() in words and words[0] == b"git" else []
     return found
+
+
+async def test_what_git_ignores_is_known_by_the_base(store: GitStore, user: Path) -> None:
+    head = make(user, {"a.py": b"1\n", ".gitignore": b"*.log\ndist/\n", "sub/.gitignore": b"!kept.log\n"})
+    git(user, "config", "core.excludesFile", str(user / "a.py"))
+    await store.import_commit(user, head)
+    made = ["new.py", "x.log", "dist/out é.txt", "sub/kept.log", "a.py", ":(top)y", "dist/[a-z]*"]
+    async with store.worktree(head) as tree:
+        assert await store.ignored(head, tree, made) == {"x.log", "dist/out é.txt", "dist/[a-z]*"}
+        assert await store.ignored(head, tree, ["a.py", "new.py"]) == frozenset()
+        assert await store.ignored(head, tree, []) == frozenset()
