@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 from agents.emission import Emission
@@ -23,7 +24,8 @@ from state_store.port import Commit, Recorded, StateStore
 
 log = logging.getLogger(__name__)
 
-PARKED_IN_LINE_SECONDS: Final = 30.0
+IN_LINE_SECONDS_MAX: Final = 30.0
+"""A record that only the bus has is tried again in line, and holds up its task meanwhile: no pause is longer."""
 STORE_PAUSE_SECONDS: Final = 1.0
 RETRY_MARGIN_SECONDS: Final = 0.05
 """A timer that fires before the row is due would find it waiting."""
@@ -33,7 +35,10 @@ UNREAD: Final = Payload()
 
 
 class Aside:
-    """Carries out verdicts for one worker. `record` is its stop 5, `again` brings work back after some seconds."""
+    """Carries out verdicts for one worker.
+
+    `record` is its stop 5, `again` brings work back after some seconds, `resting` gives its slot away meanwhile.
+    """
 
     def __init__(
         self,
@@ -46,6 +51,7 @@ class Aside:
         clock: Callable[[], int],
         record: Callable[[Work, Sequence[Event]], Awaitable[Sequence[Recorded]]],
         again: Callable[[Work, float], None],
+        resting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._agent = agent
         self._store = store
@@ -55,6 +61,7 @@ class Aside:
         self._clock = clock
         self._record = record
         self._again = again
+        self._resting = resting
 
     async def put(self, work: Work, error: BaseException) -> Sequence[Recorded] | None:
         """Events to publish, or None where the same work is to be tried again in line. Raises to stop the worker."""
@@ -80,17 +87,27 @@ class Aside:
             row = await self._store.task(session.delivery.task_id)
             state = session.state if row is None else row.state  # the request came after this delivery's basis
             return await self._record(work, [cancelled(_event_of(work), state)])
-        if isinstance(verdict, DeadLetter):
-            await self._send_letter(work, error, verdict)
-        if session is None and isinstance(verdict, DeadLetter):
-            return ()
-        if session is None:  # the store knows nothing of the record: it stays in line, unacknowledged
-            work.attempt += 1
-            await asyncio.sleep(verdict.seconds if isinstance(verdict, RetryIn) else PARKED_IN_LINE_SECONDS)
+        unread = session is None or session.state.sequence == 0
+        if unread and isinstance(verdict, RetryIn):  # only the bus has the record: it stays in line, unacknowledged
+            await self._wait_in_line(work, min(verdict.seconds, IN_LINE_SECONDS_MAX))
             return None
+        if unread or isinstance(verdict, DeadLetter):  # what nobody could read cannot be parked, so a letter keeps it
+            verdict = DeadLetter(verdict.reason, verdict.code)
+            await self._send_letter(work, error, verdict)
+        if session is None:
+            return ()
         if isinstance(verdict, RetryIn):
             return await self._retry(work, session, error, verdict)
         return await self._close(work, session, error, verdict)
+
+    async def _wait_in_line(self, work: Work, seconds: float) -> None:
+        work.attempt += 1
+        work.idling = True
+        try:
+            with self._resting():
+                await asyncio.sleep(seconds)
+        finally:
+            work.idling = False
 
     async def _retry(self, work: Work, session: Session, error: BaseException, verdict: RetryIn) -> Sequence[Recorded]:
         """The inbox row waits for its time; a timer of this process or the sweep reopens it."""
@@ -112,7 +129,7 @@ class Aside:
         """Park the delivery or mark it dead, and say so in the task's stream where this role owns the task."""
         state = session.state
         emitted: list[Event] = []
-        if self._agent.core and owner(state) == self._agent.role and state.pause is None:
+        if self._agent.core and state.sequence and owner(state) == self._agent.role and state.pause is None:
             if isinstance(error, Exhausted):
                 emitted = [exhausted(_event_of(work), self._agent.role, error)]
             elif not isinstance(error, Killed):
@@ -132,9 +149,11 @@ class Aside:
         """Open a session for a failure that came before stop 3, where the store knows the event."""
         if work.session is not None or work.envelope is None or work.envelope.type not in self._agent.consumes:
             return
-        claim = await self._store.claim(self._agent.role, None, work.envelope, inbox_id=work.inbox_id)
+        claim = await self._store.claim(
+            self._agent.role, None, work.envelope, inbox_id=work.inbox_id, holder=self._holder
+        )
         if claim.status == "free" and (claim.known or claim.starts):
-            work.attempt = claim.attempt
+            work.attempt = max(work.attempt, claim.attempt)
             state = claim.state or TaskState(task_id=work.envelope.task_id)
             delivery = work.delivery(self._agent.role, work.envelope, claim, self._holder)
             work.session = Session(self._store, delivery, state, None, claim.steps)

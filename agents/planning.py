@@ -30,10 +30,11 @@ async def handle(event: Event, state: Any, tools: PlanningTools, prompt: Prompt)
         )
         return refuse(event, reason, "base_not_green", "mend the tests first, or submit the change as a patch")
     draft = await draft_plan(submission, state, tools, survey, prompt)
-    unknown = ungrounded(draft, survey)
+    unknown = ungrounded(draft, survey) if state.author == "model" else []  # a patch may well make a folder
     if unknown:
         raise NeedsPerson(
-            f"the plan names files that do not exist: {', '.join(unknown)}", hint="resume with a clearer description"
+            f"the plan names files that do not exist: {', '.join(unknown)}",
+            hint=f"gavotte resume {state.task_id} --set description=...",
         )
     return [
         event.cause(

@@ -6,6 +6,7 @@ Five small loops over one `Lanes`. None of them knows what a delivery does; `wor
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections.abc import Callable, Iterable
@@ -16,7 +17,7 @@ from agents.beginnings import detach
 from agents.work import Work
 from agents.worker import Handle, ToolMaker, Worker
 from bus.lanes import Lanes
-from bus.port import Bus, Consumer, Subscription
+from bus.port import Bus, Consumer, Record, Subscription
 from contracts import ids
 from contracts.authority import Keyring
 from contracts.codec import Codec
@@ -32,6 +33,8 @@ CUT_OFF_SECONDS: Final = 5.0
 FETCH_SECONDS: Final = 1.0
 MARK_SECONDS: Final = 0.1
 CAREFUL_RECORDS: Final = 1000
+CAREFUL_US: Final = 10_000_000
+"""Clocks of producers may be ahead of ours by so much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +74,11 @@ class Runner:
         self.holder = holder
         self.pace = pace or Pace()
         self.topology = topology
+        self.clock = clock
         self._ready = ready
         self._stop = asyncio.Event()
         self._sweep_now = asyncio.Event()
-        self._careful: dict[int, int] = {}
+        self._careful: dict[int, tuple[int, int]] = {}
         self._one_at_a_time = asyncio.Lock()
         self._live: dict[int, Work] = {}
         self._timers: set[asyncio.TimerHandle] = set()
@@ -91,6 +95,7 @@ class Runner:
             clock=clock,
             again=self.again,
             sweep_soon=self._sweep_now.set,
+            resting=self.resting,
         )
         self.lanes: Lanes[Work] = Lanes(
             self.deliver,
@@ -129,14 +134,10 @@ class Runner:
     # -- deliveries ----------------------------------------------------------------------------------------------------
 
     async def deliver(self, work: Work) -> None:
-        """Hand one work to the worker; what comes from a dirty partition goes alone."""
+        """Hand one work to the worker."""
         self._live[id(work)] = work
         try:
-            if work.careful:
-                async with self._one_at_a_time:
-                    await self.worker.deliver(work)
-            else:
-                await self.worker.deliver(work)
+            await self.worker.deliver(work)
         finally:
             del self._live[id(work)]
 
@@ -153,6 +154,10 @@ class Runner:
         handle = asyncio.get_running_loop().call_later(max(seconds, 0.0), fire)
         self._timers.add(handle)
 
+    def resting(self) -> contextlib.AbstractContextManager[None]:
+        """While a delivery merely waits, another task has its slot."""
+        return self.lanes.resting()
+
     # -- the loops -----------------------------------------------------------------------------------------------------
 
     async def fetch(self, subscription: Subscription) -> None:
@@ -164,7 +169,9 @@ class Runner:
             subscription.resume(paused - full)
             paused = full
             for record in await subscription.fetch(self.pace.batch, FETCH_SECONDS):
-                self.lanes.add(Work(record.key, record, careful=self._is_careful(record.partition)))
+                careful = self._is_careful(record)
+                alone = self._one_at_a_time if careful else contextlib.nullcontext()
+                self.lanes.add(Work(record.key, record, careful=careful, alone=alone))
         raise self.lanes.failure  # lanes begin nothing more, so the worker must end
 
     async def acknowledge(self, subscription: Subscription) -> None:
@@ -270,7 +277,7 @@ class Runner:
         """Mark partitions dirty; those that were dirty before had a holder that died: go carefully there."""
         dirty = await self.store.mark_partitions(self.agent.role, sorted(partitions), self.holder)
         for partition in dirty:
-            self._careful[partition] = CAREFUL_RECORDS
+            self._careful[partition] = (CAREFUL_RECORDS, self.clock() + CAREFUL_US)
         if dirty:
             self._sweep_now.set()
 
@@ -280,11 +287,13 @@ class Runner:
         await self._settle(self._subscription)
         await self.store.clean_partitions(self.agent.role, sorted(partitions), self.holder)
 
-    def _is_careful(self, partition: int) -> bool:
-        left = self._careful.get(partition, 0)
-        if left > 0:
-            self._careful[partition] = left - 1
-        return left > 0
+    def _is_careful(self, record: Record) -> bool:
+        """Whether a holder that died may have had this record in its hands; it had no more than these."""
+        left, until_us = self._careful.pop(record.partition, (0, 0))
+        if left <= 0 or record.timestamp_us > until_us:
+            return False
+        self._careful[record.partition] = (left - 1, until_us)
+        return True
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -294,6 +303,9 @@ class Runner:
             timer.cancel()
         self.lanes.hold()
         begun = list(self._live.values())
+        for work in begun:
+            if work.idling:
+                self.lanes.cancel(work.key)
         await self.lanes.drain(None, self.pace.stop_seconds)
         for work in begun:
             if id(work) in self._live and work.session is not None and work.session.began:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 from agents.session import Session
@@ -20,13 +21,16 @@ class Work:
 
     `killed_by` says why a kill covers the task: then all that is left to do is to end it.
 
-    `careful` marks a record of a partition whose last holder died: its start is durable before its bytes are decoded.
+    `careful` marks a record of a partition whose last holder died: its start is durable before its bytes are decoded,
+    and each attempt at it is made inside `alone`. `idling` is set between attempts: nothing is lost by ending it there.
     """
 
     key: bytes
     record: Record | None = None
     due: Due | None = None
     careful: bool = False
+    alone: AbstractAsyncContextManager[object] = field(default_factory=nullcontext)
+    idling: bool = False
     envelope: Envelope | None = None
     session: Session | None = None
     sequence: int = 0
@@ -48,7 +52,7 @@ class Work:
 
     def fresh(self) -> Work:
         """The same thing to deliver once more."""
-        return Work(self.key, self.record, self.due, self.careful)
+        return Work(self.key, self.record, self.due, self.careful, self.alone)
 
     def delivery(self, role: str, envelope: Envelope, claim: Claim, holder: str) -> Delivery:
         """The inbox key of this work and what its handling is based on."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 from agents.aside import Aside
@@ -43,7 +44,7 @@ ToolMaker = Callable[[Session], Any]
 
 
 class Worker:
-    """One role in one process. `holder` names the process for leases; `again` and `sweep_soon` belong to its runner."""
+    """One role in one process. `holder` names the process for leases; `again`, `sweep_soon` and `resting` belong to its runner."""
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class Worker:
         holder: str,
         again: Callable[[Work, float], None],
         sweep_soon: Callable[[], None],
+        resting: Callable[[], AbstractContextManager[None]] = nullcontext,
         clock: Callable[[], int] = ids.now_us,
     ) -> None:
         self.agent = agent
@@ -84,6 +86,7 @@ class Worker:
             clock=clock,
             record=self.record,
             again=again,
+            resting=resting,
         )
 
     # -- the path of one event ----------------------------------------------------------------------------------------
@@ -93,7 +96,8 @@ class Worker:
         recorded: Sequence[Recorded] | None = None
         while recorded is None:
             try:
-                recorded = await self.path(work)
+                async with work.alone:
+                    recorded = await self.path(work)
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  one place decides what failures mean
                 if work.stopped_by is not None and isinstance(task := asyncio.current_task(), asyncio.Task):
                     task.uncancel()

@@ -20,6 +20,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -84,6 +85,7 @@ class Lanes(Generic[W]):
         self._offsets: dict[tuple[str, int], _Offsets[W]] = {}
         self._loads: dict[int, int] = {}
         self._full: set[int] = set()
+        self._resting = 0
         self._held = False
 
     # -- what comes in ------------------------------------------------------------------------------------------------
@@ -208,7 +210,7 @@ class Lanes(Generic[W]):
 
     def _start(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._startable and len(self._running) < self._running_max and not self._held and self.failure is None:
+        while self._startable and self._has_room():
             key = self._startable.popleft()
             queue = self._queues.get(key)
             if not queue or key in self._running:
@@ -219,6 +221,20 @@ class Lanes(Generic[W]):
             task = loop.create_task(self._handle(item.work))
             self._running[key] = (item, task)
             task.add_done_callback(partial(self._ended, item))
+
+    def _has_room(self) -> bool:
+        busy = len(self._running) - self._resting
+        return busy < self._running_max and not self._held and self.failure is None
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """For a handling that merely waits: meanwhile its slot is another task's; its own task keeps waiting."""
+        self._resting += 1
+        self._start()
+        try:
+            yield
+        finally:
+            self._resting -= 1
 
     def _ended(self, item: _Item[W], task: asyncio.Task[None]) -> None:
         key = item.work.key

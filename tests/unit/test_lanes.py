@@ -298,3 +298,18 @@ async def test_ten_thousand_jobs_leave_nothing_behind() -> None:
         assert offsets == sorted(offsets)
     assert not lanes._queues
     assert not any(lanes._loads.values())
+
+
+async def test_who_merely_waits_gives_its_slot_away_and_keeps_its_lane() -> None:
+    desk = Desk(running_max=1)
+    a1, a2, b1, c1 = job("a", 1), job("a", 2), job("b", 3), job("c", 4)
+    await desk.add(a1, a2, b1, c1)
+    assert desk.begun == [a1]
+    with desk.lanes.resting():
+        await settle()
+        assert desk.begun == [a1, b1]
+    await desk.finish(b1)
+    assert desk.begun == [a1, b1]
+    await desk.finish(a1)
+    assert desk.begun == [a1, b1, c1]
+    await desk.lanes.close()
