@@ -58,7 +58,9 @@ async def broken(
         for row in await store.inbox(statuses=OPEN, limit=1000)
     ]
     found += unpublished(connection)
-    found += [f"effect {key} has no receipt" for (key,) in connection.execute("SELECT key FROM effects WHERE receipt IS NULL")]
+    found += [
+        f"effect {key} has no receipt" for (key,) in connection.execute("SELECT key FROM effects WHERE receipt IS NULL")
+    ]
     before = views(connection)
     await store.rebuild_views()
     if views(connection) != before:
@@ -123,7 +125,9 @@ async def on_the_bus(store: StateStore, connection: sqlite3.Connection, broker: 
     stored = {event.envelope.id: event.envelope for event in events}
     records = [record for (topic, _), log in broker.logs.items() if not topic.endswith(".dlq") for record in log]
     told = {dict(record.headers)["ce_id"].decode() for record in records}
-    found = [f"the bus tells of event {event_id}, which is not in the store" for event_id in sorted(told - stored.keys())]
+    found = [
+        f"the bus tells of event {event_id}, which is not in the store" for event_id in sorted(told - stored.keys())
+    ]
     found += [
         f"{envelope.type} of {envelope.task_id} was never published"
         for event_id, envelope in stored.items()
@@ -134,7 +138,9 @@ async def on_the_bus(store: StateStore, connection: sqlite3.Connection, broker: 
         group = topic.removesuffix(".dlq").rpartition(".gavotte.")[2]
         if topic.endswith(".dlq"):
             letters = {dict(record.headers)["ce_id"].decode() for record in log}
-            found += [f"{topic} has a letter of {one}, which has no delivery" for one in letters if (group, one) not in dead]
+            found += [
+                f"{topic} has a letter of {one}, which has no delivery" for one in letters if (group, one) not in dead
+            ]
     return found
 
 

@@ -79,7 +79,12 @@ class ScriptedTools:
     """One delivery's hold on journal and world. `answered` tells whether the journal has an ok step under a key."""
 
     def __init__(
-        self, session: Session, world: World, pause: Pause, clock: Callable[[], int], answered: Callable[[Session, int], bool]
+        self,
+        session: Session,
+        world: World,
+        pause: Pause,
+        clock: Callable[[], int],
+        answered: Callable[[Session, int], bool],
     ) -> None:
         self.session = session
         self.world = world
@@ -158,14 +163,19 @@ async def handle(event: Event, state: Any, tools: ScriptedTools) -> list[Event]:
     if tools.world.attempts[entry] <= script.flaky.get(role, 0):
         raise Retryable("the script says: try again")
     if script.stumbles.get(role) and state.escalations == 0:
-        raise Rejected("unusable") if script.stumbles[role] == "rejected" else NeedsPerson("the script asks for a person")
+        raise (
+            Rejected("unusable") if script.stumbles[role] == "rejected" else NeedsPerson("the script asks for a person")
+        )
     return [event.cause(payload) for payload in await TURNS[role](state, script, tools)]
 
 
 async def plan(state: Any, script: Script, tools: ScriptedTools) -> list[Payload]:
     del state, tools
     if script.reject:
-        return [PlanRejected(reason="out of bounds", reason_code="bounds"), TaskFailed(reason="no", reason_code="bounds")]
+        return [
+            PlanRejected(reason="out of bounds", reason_code="bounds"),
+            TaskFailed(reason="no", reason_code="bounds"),
+        ]
     return [PlanProposed(summary="a plan", base_commit="base")]
 
 

@@ -205,7 +205,9 @@ def fences_watched(world: World) -> Any:
     commit, intend = Inbox.commit, Journal.intend
 
     def stale(connection: sqlite3.Connection, d: Delivery) -> bool:
-        row = connection.execute("SELECT token FROM leases WHERE role = ? AND task_id = ?", (d.role, d.task_id)).fetchone()
+        row = connection.execute(
+            "SELECT token FROM leases WHERE role = ? AND task_id = ?", (d.role, d.task_id)
+        ).fetchone()
         return d.token > 0 and (row is None or row[0] != d.token)
 
     def watched_commit(self: Inbox, connection: sqlite3.Connection, request: Commit) -> Committed:
@@ -299,7 +301,13 @@ class Schedule:
         trace = hashlib.sha256("".join(event.hash for event in events).encode()).hexdigest()
         await self.database.close()
         return Outcome(
-            self.simulation.seed, broken, f"{trace[:16]}/{loop.trace:08x}", loop.time(), loop.steps, self.deaths, len(events)
+            self.simulation.seed,
+            broken,
+            f"{trace[:16]}/{loop.trace:08x}",
+            loop.time(),
+            loop.steps,
+            self.deaths,
+            len(events),
         )
 
     def calm(self, acting: Sequence[asyncio.Task[None]]) -> None:
@@ -408,10 +416,10 @@ class Schedule:
         """Now and then a process stands still or is cut off, also for longer than its lease lasts."""
         loop = asyncio.get_running_loop()
         while self.faults.freezes or self.faults.cut_offs:
-            await asyncio.sleep(self.rng.uniform(1.0, 8.0))
+            await asyncio.sleep(self.rng.uniform(0.2, 6.0))
             if not self.alive:
                 continue
-            process, gate = self.alive[self.rng.choice(sorted(self.alive))]
+            process, gate = self.alive[self.rng.choice(self.at_work() or sorted(self.alive))]
             seconds = self.rng.choice((3.0, 11.0, 14.0, 40.0))
             if self.rng.random() < self.faults.freezes:
                 self.freezer.freeze(process)
@@ -419,6 +427,11 @@ class Schedule:
             elif self.rng.random() < self.faults.cut_offs:
                 gate.shut()
                 loop.call_later(seconds, gate.open)
+
+    def at_work(self) -> list[str]:
+        """Who holds a lease now."""
+        rows = self.database._store.connection.execute("SELECT DISTINCT holder FROM leases ORDER BY holder")
+        return [holder for (holder,) in rows if holder in self.alive]
 
     async def leap(self) -> None:
         """Now and then hours pass in an instant."""

@@ -108,7 +108,9 @@ _numbers = itertools.count()
 
 def random_ids(self: Emission, delivery: Delivery, drafts: Sequence[Event], *, slot: str = "") -> tuple[Encoded, ...]:
     """A rerun emits other events."""
-    return tuple(self._seal(draft, f"{self._agent.role}/{slot}{next(_numbers)}", index) for index, draft in enumerate(drafts))
+    return tuple(
+        self._seal(draft, f"{self._agent.role}/{slot}{next(_numbers)}", index) for index, draft in enumerate(drafts)
+    )
 
 
 class KeysByAttempt(ScriptedTools):
@@ -154,7 +156,9 @@ class NoInbox(SqliteStore):
         def change(conn: sqlite3.Connection) -> Committed:
             head = self._streams.head(conn, request.delivery.task_id)
             keys = (request.delivery.role, request.delivery.event_id)
-            conn.execute("UPDATE deliveries SET status = 'started' WHERE role = ? AND event_id = ? AND status = 'done'", keys)
+            conn.execute(
+                "UPDATE deliveries SET status = 'started' WHERE role = ? AND event_id = ? AND status = 'done'", keys
+            )
             del head
             return self._inbox.commit(conn, request)
 
@@ -176,7 +180,9 @@ class ConflictIgnored(SqliteStore):
     async def commit(self, request: Commit) -> Committed:
         committed = await super().commit(request)
         if committed.status == "superseded" and request.emitted:
-            return await super().commit(replace(request, delivery=replace(request.delivery, event_id=f"again-{next(_numbers)}")))
+            return await super().commit(
+                replace(request, delivery=replace(request.delivery, event_id=f"again-{next(_numbers)}"))
+            )
         return committed
 
 
@@ -266,8 +272,12 @@ VARIANTS: Final[dict[str, Parts]] = {
     "effect_without_ledger": Parts(tools=ActsWithoutLedger, faults=CRASHES),
     "no_inbox": Parts(store=NoInbox, faults={"duplicates": 0.5}),
     "pause_finishes": Parts(store=PauseFinishes, faults={"tight_budget": 1.0}),
-    "head_not_judged": Parts(patches=patched((inbox_module, "_judge", judged_on_the_basis)), faults={"leaps": 0.9, "operator": 0.9}),
-    "no_fence": Parts(patches=patched((inbox_module.Inbox, "_fenced", no_fence)), faults={"freezes": 0.9, "workers": 2}),
+    "head_not_judged": Parts(
+        patches=patched((inbox_module, "_judge", judged_on_the_basis)), faults={"leaps": 0.9, "operator": 0.9}
+    ),
+    "no_fence": Parts(
+        patches=patched((inbox_module.Inbox, "_fenced", no_fence)), faults={"freezes": 0.9, "workers": 2}
+    ),
     "any_token": Parts(patches=patched((Leases, "check", any_token)), faults={"freezes": 0.9, "workers": 2}),
     "journal_forgotten": Parts(store=ForgetsJournal, faults=CRASHES),
     "retry_forgotten": Parts(patches=patched((Aside, "_retry", retries_finish))),
