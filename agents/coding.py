@@ -14,7 +14,7 @@ from agents.tools.coding_tools import (
     PatchOnBase,
 )
 from contracts.envelope import Event
-from contracts.events import ChangeProposed, Finding, TaskEscalated, TaskFailed
+from contracts.events import Body, ChangeProposed, Finding, TaskEscalated, TaskFailed
 from contracts.prompts import Prompt
 
 SAID_CHARACTERS_MAX = 300
@@ -34,12 +34,11 @@ async def handle(event: Event, state: Any, tools: CodingTools, prompt: Prompt) -
             CommandRequest(base=state.base_commit, command=submission.command), why="the task's author is this command"
         )
     elif state.author == "patch":
-        diff = await tools.text(submission.patch)
         authored = await tools.apply_patch(
-            PatchOnBase(base=state.base_commit, diff=diff), why="the task brings its patch"
+            PatchOnBase(base=state.base_commit, patch=submission.patch), why="the task brings its patch"
         )
         if authored.problem:
-            return [event.cause(await unapplied(state, tools, diff, authored, revision))]
+            return [event.cause(unapplied(state, submission.patch, authored, revision))]
     else:
         authored = await write(state, tools, prompt, findings)
     if authored.problem or authored.diff is None:
@@ -86,7 +85,7 @@ async def write(state: Any, tools: CodingTools, prompt: Prompt, findings: tuple[
     )
 
 
-async def unapplied(state: Any, tools: CodingTools, diff: str, authored: Authored, revision: int) -> ChangeProposed:
+def unapplied(state: Any, patch: Body, authored: Authored, revision: int) -> ChangeProposed:
     """A patch that does not apply is proposed as it came: the gate `applies` turns it down with git's reason."""
     return ChangeProposed(
         revision=revision,
@@ -96,7 +95,7 @@ async def unapplied(state: Any, tools: CodingTools, diff: str, authored: Authore
         head_commit=state.base_commit,
         branch="",
         digest="",
-        diff=await tools.keep(diff),
+        diff=patch,
     )
 
 
@@ -114,8 +113,10 @@ def no_change(state: Any, authored: Authored) -> TaskFailed | TaskEscalated:
 
 def turned_down(findings: tuple[Finding, ...]) -> str:
     """The review's reasons in one line: a given command or patch cannot be revised."""
-    said = [f"{f.gate}: {f.message}" for f in findings if f.severity in {"blocker", "major"}][:3]
-    return "review turned the change down: " + ("; ".join(said) or "see the findings")
+    weighty = [f for f in findings if f.severity in {"blocker", "major"}]
+    said = [f"{f.gate}: {f'{f.file}: ' if f.file and f.file not in f.message else ''}{f.message}" for f in weighty[:3]]
+    rest = f"; and {len(weighty) - 3} more" if len(weighty) > 3 else ""
+    return "review turned the change down: " + ("; ".join(said) or "see the findings") + rest
 
 
 def out_of_revisions(state: Any, findings: tuple[Finding, ...]) -> TaskEscalated:

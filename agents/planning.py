@@ -70,11 +70,10 @@ async def draft_plan(submission: Any, state: Any, tools: PlanningTools, survey: 
         files = tuple(state.scope) or ("**",)
         steps = (PlanStep(title=f"run {words}"), PlanStep(title="show that the same tests pass before and after"))
         return PlanDraft(summary=f"Run {words} and keep every test green", files=files, steps=steps)
-    diff = await tools.text(submission.patch)
     allowed: tuple[str, ...] = tuple(state.scope)
     if not state.scope:
         about = await tools.scope_patch(
-            PatchRequest(base=state.base_commit, diff=diff), why="bound what may be touched"
+            PatchRequest(base=state.base_commit, patch=submission.patch), why="bound what may be touched"
         )
         allowed = about.files
     steps = (

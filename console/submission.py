@@ -113,7 +113,9 @@ def check_author(runtime: Runtime, wish: Wish) -> None:
             hint="--patch FILE, or - for stdin",
         )
     if wish.patch is not None and len(wish.patch) > PATCH_BYTES_MAX:
-        raise Usage(f"the patch has {len(wish.patch)} bytes, the cap is {PATCH_BYTES_MAX}")
+        raise Usage(
+            f"the patch has {len(wish.patch) >> 20} MiB, the cap is {PATCH_BYTES_MAX >> 20}", hint="split the task"
+        )
     if wish.author == "model" and runtime.settings.model.provider == "none":
         raise Refused(
             "no model is configured, so nobody could write this change",

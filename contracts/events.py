@@ -50,9 +50,9 @@ class Body(Fact):
 
     @classmethod
     def of(cls, text: str) -> Self:
-        """The body of a text; over 64 KiB it carries the digest alone and the text must be put into the store."""
+        """The body of a text; over 64 KiB, or not UTF-8, it carries the digest alone: the text must go into the store."""
         raw = text.encode("utf-8", "surrogateescape")
-        inline = text if len(raw) <= INLINE_BYTES_MAX else None
+        inline = text if len(raw) <= INLINE_BYTES_MAX and is_utf8(text) else None
         return cls(digest="sha256:" + hashlib.sha256(raw).hexdigest(), size_bytes=len(raw), text=inline)
 
 
@@ -445,6 +445,11 @@ def payload_class(type_: str, version: int) -> type[Payload] | None:
 def latest_version(type_: str) -> int | None:
     """The highest version of a type that this build knows, or None."""
     return max((version for name, version in _classes if name == type_), default=None)
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8; one that was read from other bytes with `surrogateescape` cannot."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def body_text(body: Body, stored: str | None) -> str:

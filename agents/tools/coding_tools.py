@@ -31,7 +31,7 @@ class PatchOnBase(BaseModel):
     """A unified diff to apply to the base tree."""
 
     base: str
-    diff: str
+    patch: Body
 
 
 class Edit(BaseModel):
@@ -132,7 +132,7 @@ class CodingTools(Toolbox):
         """Apply the submitted diff and commit it; a diff that does not apply is a finding, not a failure."""
         git = self.resources.git
         try:
-            tree = await git.apply_patch(arguments.base, arguments.diff)
+            tree = await git.apply_patch(arguments.base, await self.text(arguments.patch))
         except Rejected as error:
             return Authored(problem=str(error), problem_code="does_not_apply")
         return await self._commit_tree(arguments.base, tree, self.session.state.title)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HUNK = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
+WORD = re.compile(r'"(?:\\.|[^"\\])*"|\S+')  # a name in quotes may hold spaces
 LINK_MODES = ("120000", "160000")
 MODE_HEADERS = ("new file mode ", "deleted file mode ", "old mode ", "new mode ")
 NAME_HEADERS = ("--- ", "+++ ", "rename from ", "rename to ", "copy from ", "copy to ")
@@ -30,7 +31,7 @@ def check_patch(patch: str, limits: PatchLimits | None = None) -> None:
     """Raises Rejected (or TooLarge) with the reason where a patch is empty, too large, or names what it must not."""
     caps = limits or PatchLimits()
     if len(patch.encode("utf-8", "surrogateescape")) > caps.bytes_max:
-        raise TooLarge(f"the patch is larger than {caps.bytes_max} bytes", hint="split the task into smaller ones")
+        raise TooLarge(f"the patch is larger than {caps.bytes_max >> 20} MiB", hint="split the task into smaller ones")
     files = hunks = 0
     for line in header_lines(patch):
         files += line.startswith(("diff --git ", "--- "))
@@ -89,7 +90,7 @@ def _check_mode(line: str) -> None:
 def _check_names(line: str) -> None:
     if line.startswith("diff --git "):
         # both names stand on one line; a space inside a name makes the split unsure, so each word is judged
-        words = [word.strip('"') for word in re.split(r"\s+", line[len("diff --git ") :])]
+        words = [_unquoted(word) for word in WORD.findall(line[len("diff --git ") :])]
         names = [re.sub(r"^[ab]/", "", word) for word in words]
     elif line.startswith(NAME_HEADERS):
         raw = _unquoted(line.split(" ", 2)[2] if line.startswith(("rename", "copy")) else line[4:].partition("\t")[0])

@@ -14,7 +14,7 @@ from agents.tools.gates import grounded_scope
 from agents.tools.judging import could_not_evaluate, imports_fail, prepare_line
 from agents.tools.toolbox import Toolbox, tool
 from contracts.errors import Rejected
-from contracts.events import Evidence, PlanStep
+from contracts.events import Body, Evidence, PlanStep, is_utf8
 from contracts.prompts import Prompt
 
 FILES_LISTED_MAX = 400
@@ -45,7 +45,7 @@ class PatchRequest(BaseModel):
     """A unified diff against a commit in the store."""
 
     base: str
-    diff: str
+    patch: Body
 
 
 class PatchScope(BaseModel):
@@ -74,7 +74,7 @@ class PlanningTools(Toolbox):
         project = await self.project()
         git = self.resources.git
         commit = await git.import_commit(Path(arguments.repository), arguments.commit)
-        names = tuple(entry.path for entry in await git.list_files(commit))
+        names = tuple(entry.path for entry in await git.list_files(commit) if is_utf8(entry.path))
         found = Survey(
             files=names[:FILES_LISTED_MAX], files_total=len(names), test_command=project.settings.test_command
         )
@@ -104,11 +104,15 @@ class PlanningTools(Toolbox):
         """Say which source files the task is about, from its words and the tests, not from the patch alone."""
         git, state = self.resources.git, self.session.state
         try:
-            tree = await git.apply_patch(arguments.base, arguments.diff)
+            tree = await git.apply_patch(arguments.base, await self.text(arguments.patch))
         except Rejected as error:
             return PatchScope(problem=str(error))
         touched = [change.path for change in await git.changes(arguments.base, tree)]
-        entries = [entry for entry in await git.list_files(arguments.base) if entry.path.endswith(".py")]
+        entries = [
+            entry
+            for entry in await git.list_files(arguments.base)
+            if entry.path.endswith(".py") and is_utf8(entry.path)
+        ]
         if sum(entry.size_bytes for entry in entries) > SOURCES_BYTES_MAX:
             return PatchScope(files=tuple(touched))
         contents = await git.read_blobs([entry.blob for entry in entries])

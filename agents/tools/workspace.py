@@ -34,6 +34,7 @@ from agents.tools.trees import (
     written_mode,
 )
 from contracts.errors import Conflict, NotFound, Refused, Rejected, TooLarge, Unavailable
+from contracts.events import is_utf8
 from contracts.ids import is_uuid
 
 if TYPE_CHECKING:
@@ -384,6 +385,8 @@ class GitStore:
             )
         for change in changes:
             check_path(change.path)
+            if not is_utf8(change.path):
+                raise Rejected(f"the name {change.path!r} is not UTF-8", hint="rename it outside of a task first")
             if {change.old_mode, change.new_mode} & {LINK, SUBMODULE}:
                 raise Rejected(f"{change.path!r} is a link or submodule", hint="only regular files can be changed")
 

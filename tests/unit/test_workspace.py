@@ -274,8 +274,18 @@ async def test_a_patch_of_thousands_of_files_is_refused(store: GitStore, user: P
     one = "diff --git a/f{0} b/f{0}\nnew file mode 100644\n--- /dev/null\n+++ b/f{0}\n@@ -0,0 +1 @@\n+x\n"
     with pytest.raises(TooLarge, match="files"):
         await store.apply_patch(head, "".join(one.format(n) for n in range(3000)))
-    with pytest.raises(TooLarge, match="bytes"):
+    with pytest.raises(TooLarge, match="4 MiB"):
         await store.apply_patch(head, "x" * (5 << 20))
+
+
+async def test_names_that_git_quotes_are_read_as_names(store: GitStore, user: Path) -> None:
+    head = make(user, NAMES)
+    await store.import_commit(user, head)
+    name = 'b/\\303\\234 \\303\\257/\\"q\\".txt'
+    patch = f'diff --git "a{name[1:]}" "{name}"\nnew file mode 100644\n--- /dev/null\n+++ "{name}"\n@@ -0,0 +1 @@\n+x\n'
+    tree = await store.apply_patch(head, patch)
+    named = '\N{LATIN CAPITAL LETTER U WITH DIAERESIS} \N{LATIN SMALL LETTER I WITH DIAERESIS}/"q".txt'
+    assert await store.read_file(tree, named, 100) == b"x\n"
 
 
 async def test_the_branch_moves_only_from_what_was_seen(store: GitStore, user: Path) -> None:
