@@ -21,6 +21,7 @@ def main() -> int:
     parser.add_argument("--from", dest="first", type=int, default=0)
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--variant", default="", help="a planted fault, see variants.py")
+    parser.add_argument("--stop", action="store_true", help="stop at the first broken promise")
     parser.add_argument("--trace", action="store_true", help="print a line for each schedule")
     chosen = parser.parse_args()
     if os.environ.get("PYTHONHASHSEED") != "0":
@@ -42,6 +43,8 @@ def main() -> int:
         if outcome.broken:
             broken += 1
             print(outcome.report(chosen.variant), flush=True)
+            if chosen.stop:
+                break
     print(f"{len(seeds)} schedules, {broken} with broken promises, {time.monotonic() - began:.1f} s")
     return 1 if broken else 0
 

@@ -23,8 +23,8 @@ from unittest import mock
 from agents.emission import Emission
 from agents.runner import Pace, Runner
 from agents.session import Session
-from bus.memory import MemoryBroker
 from bus.memory import Faults as BusFaults
+from bus.memory import MemoryBroker
 from bus.simulated import Process, Simulation, SimulationStuck, run_simulated
 from contracts import ids
 from contracts.authority import Keyring, OperatorKey
@@ -199,9 +199,15 @@ def same_numbers(seed: int, now_us: Callable[[], int]) -> Any:
         yield
 
 
+NEWEST_KILL: Final = """
+SELECT max(seq) FROM kills WHERE lifted_by IS NULL
+   AND (scope = 'all' OR (scope = 'role' AND target = :role) OR (scope = 'task' AND target = :task_id))
+"""
+
+
 @contextlib.contextmanager
 def fences_watched(world: World) -> Any:
-    """Inside each transaction: what is accepted from a delivery with a token is its lease's holder's, nobody else's."""
+    """Inside each transaction: what is accepted comes from the holder of the lease, and not after a kill."""
     commit, intend = Inbox.commit, Journal.intend
 
     def stale(connection: sqlite3.Connection, d: Delivery) -> bool:
@@ -210,9 +216,18 @@ def fences_watched(world: World) -> Any:
         ).fetchone()
         return d.token > 0 and (row is None or row[0] != d.token)
 
+    def killed(connection: sqlite3.Connection, request: Commit) -> bool:
+        d, ends = request.delivery, {"TaskCancelled"}
+        row = connection.execute(NEWEST_KILL, {"role": d.role, "task_id": d.task_id}).fetchone()
+        speaks = any(emitted.event.type not in ends for emitted in request.emitted)
+        return speaks and row[0] is not None and bool(row[0] > d.kill_seq)
+
     def watched_commit(self: Inbox, connection: sqlite3.Connection, request: Commit) -> Committed:
         foreign = stale(connection, request.delivery)
+        stopped = killed(connection, request)
         committed = commit(self, connection, request)
+        if stopped and committed.status == "recorded":
+            world.faults.append(f"{request.delivery.role} went on after a kill")
         if foreign and committed.status == "recorded":
             world.faults.append(f"a stale worker of {request.delivery.role} committed")
         return committed
@@ -370,7 +385,7 @@ class Schedule:
             agent,
             handle,
             tools,
-            store=Handle(gate, store),  # type: ignore[arg-type]  # a stand-in that waits at its gate
+            store=Handle(gate, store),
             bus=bus,
             codec=self.codec,
             topology=self.topology,

@@ -16,7 +16,6 @@ from unittest import mock
 
 import state_store.inbox as inbox_module
 from agents.aside import Aside
-from agents.emission import Emission
 from agents.runner import Runner
 from agents.session import Session
 from agents.work import Work
@@ -24,7 +23,7 @@ from agents.worker import Worker
 from contracts.envelope import Event
 from contracts.errors import Unavailable
 from state_store.consequences import admit
-from state_store.fold import TaskState
+from state_store.fold import TaskState, evolve
 from state_store.leases import Leases
 from state_store.port import Claim, Commit, Committed, Delivery, Due, Encoded, Recorded, Started, Step
 from state_store.sqlite import SqliteStore
@@ -52,18 +51,16 @@ def patched(*changes: tuple[Any, str, Any]) -> Callable[[], contextlib.AbstractC
 
 
 async def publish_before_commit(self: Worker, work: Work, emitted: Sequence[Event]) -> Sequence[Recorded]:
-    """What the bus has is not yet true."""
+    """The bus tells what is not yet true, and after a crash perhaps never will be."""
     session = work.opened()
     sealed = self.emission.sealed(session.delivery, emitted)
     if sealed:
         news = [self.emission.message(Recorded(e.event.envelope, e.value, 0, 0, 0, "", "")) for e in sealed]
         with contextlib.suppress(Unavailable):
             await self.bus.publish(news)
-            work.key = work.key
     await asyncio.sleep(0.5)
-    committed = await self.store.commit(Commit(session.delivery, consumed=session.consumed, emitted=sealed))
+    await self.store.commit(Commit(session.delivery, consumed=session.consumed, emitted=sealed))
     self.unmarked.append(work.inbox_id or session.delivery.event_id)
-    del committed
     return ()
 
 
@@ -106,13 +103,6 @@ async def publish_once(self: Worker, work: Work, recorded: Sequence[Recorded]) -
 _numbers = itertools.count()
 
 
-def random_ids(self: Emission, delivery: Delivery, drafts: Sequence[Event], *, slot: str = "") -> tuple[Encoded, ...]:
-    """A rerun emits other events."""
-    return tuple(
-        self._seal(draft, f"{self._agent.role}/{slot}{next(_numbers)}", index) for index, draft in enumerate(drafts)
-    )
-
-
 class KeysByAttempt(ScriptedTools):
     """The effect's key changes from try to try."""
 
@@ -138,6 +128,11 @@ class ActsWithoutLedger(ScriptedTools):
 # -- the inbox ------------------------------------------------------------------------------------------------------
 
 
+FORGET_THAT_IT_IS_DONE: Final = (
+    "UPDATE deliveries SET status = 'started' WHERE role = ? AND event_id = ? AND status = 'done'"
+)
+
+
 class NoInbox(SqliteStore):
     """What was handled is handled again."""
 
@@ -154,12 +149,8 @@ class NoInbox(SqliteStore):
 
     async def commit(self, request: Commit) -> Committed:
         def change(conn: sqlite3.Connection) -> Committed:
-            head = self._streams.head(conn, request.delivery.task_id)
             keys = (request.delivery.role, request.delivery.event_id)
-            conn.execute(
-                "UPDATE deliveries SET status = 'started' WHERE role = ? AND event_id = ? AND status = 'done'", keys
-            )
-            del head
+            conn.execute(FORGET_THAT_IT_IS_DONE, keys)
             return self._inbox.commit(conn, request)
 
         return await self._database.write(change)
@@ -174,25 +165,13 @@ class PauseFinishes(SqliteStore):
         return await super().commit(request)
 
 
-class ConflictIgnored(SqliteStore):
-    """A refusal on the head is taken for a success: the decision is lost without a word."""
-
-    async def commit(self, request: Commit) -> Committed:
-        committed = await super().commit(request)
-        if committed.status == "superseded" and request.emitted:
-            return await super().commit(
-                replace(request, delivery=replace(request.delivery, event_id=f"again-{next(_numbers)}"))
-            )
-        return committed
-
-
 def judged_on_the_basis(head: Any, d: Delivery, emitted: Sequence[Encoded]) -> tuple[list[TaskState], str]:
     """The head is not looked at: what was legal when the role decided is appended whatever came since."""
     state = head.state
     states = []
     for encoded in emitted:
         try:
-            state = inbox_module.evolve(state, encoded.event, state.sequence + 1)
+            state = evolve(state, encoded.event, state.sequence + 1)
         except Exception:
             state = state.model_copy(update={"sequence": state.sequence + 1})
         states.append(state)
@@ -244,15 +223,6 @@ def nothing_open(self: Sweep, conn: sqlite3.Connection, role: str) -> list[Due]:
     return []
 
 
-class DetachForgets(SqliteStore):
-    """The start of a delivery is not written, but said to be."""
-
-    async def start(self, delivery: Delivery, consumed: Encoded | None, *, waiting: bool = False) -> Started:
-        if waiting:
-            return Started("waiting")
-        return await super().start(delivery, consumed, waiting=waiting)
-
-
 def unhashed(*args: Any, **more: Any) -> Recorded:
     """The chain is forged: an event is stored under a hash that is not its own."""
     conn, streams, head, encoded, now_us = args
@@ -260,29 +230,36 @@ def unhashed(*args: Any, **more: Any) -> Recorded:
     return admit(conn, streams, head, encoded, now_us, **more)
 
 
+class BlindToKills(Runner):
+    """The watch over kills is asleep."""
+
+    async def renew(self) -> None:
+        await asyncio.Event().wait()
+
+
 LOSSY: Final = {"undelivered": 0.5}
+AWAY: Final = {"freezes": 0.9, "workers": 2}
 
 VARIANTS: Final[dict[str, Parts]] = {
     "publish_before_commit": Parts(patches=patched((Worker, "record", publish_before_commit)), faults=CRASHES),
     "acknowledge_before_commit": Parts(runner=AcknowledgesFirst, faults=CRASHES),
     "no_sweep": Parts(runner=SweepsNothing, faults=LOSSY),
     "publish_failure_dropped": Parts(patches=patched((Worker, "publish", publish_once)), faults={"publish_fails": 0.5}),
-    "random_event_ids": Parts(patches=patched((Emission, "sealed", random_ids)), faults=CRASHES),
-    "effect_key_by_attempt": Parts(tools=KeysByAttempt, faults=CRASHES),
+    "effect_key_by_attempt": Parts(tools=KeysByAttempt, faults=CRASHES | {"tasks": 3, "operator": 0.0, "kills": 0.0}),
     "effect_without_ledger": Parts(tools=ActsWithoutLedger, faults=CRASHES),
     "no_inbox": Parts(store=NoInbox, faults={"duplicates": 0.5}),
     "pause_finishes": Parts(store=PauseFinishes, faults={"tight_budget": 1.0}),
     "head_not_judged": Parts(
         patches=patched((inbox_module, "_judge", judged_on_the_basis)), faults={"leaps": 0.9, "operator": 0.9}
     ),
-    "no_fence": Parts(
-        patches=patched((inbox_module.Inbox, "_fenced", no_fence)), faults={"freezes": 0.9, "workers": 2}
+    "commit_not_fenced": Parts(patches=patched((inbox_module.Inbox, "_fenced", no_fence)), faults=AWAY),
+    "intent_not_fenced": Parts(patches=patched((Leases, "check", any_token)), faults=AWAY),
+    "kill_ignored": Parts(
+        runner=BlindToKills, patches=patched((inbox_module, "_newly_killed", not_killed)), faults={"kills": 0.9}
     ),
-    "any_token": Parts(patches=patched((Leases, "check", any_token)), faults={"freezes": 0.9, "workers": 2}),
     "journal_forgotten": Parts(store=ForgetsJournal, faults=CRASHES),
     "retry_forgotten": Parts(patches=patched((Aside, "_retry", retries_finish))),
-    "leases_of_the_dead": Parts(patches=patched((Sweep, "_open", nothing_open)), faults=CRASHES),
-    "detach_forgotten": Parts(store=DetachForgets, faults={"workers": 2, "duplicates": 0.5}),
+    "leases_of_the_dead_kept": Parts(patches=patched((Sweep, "_open", nothing_open)), faults=CRASHES),
     "chain_forged": Parts(patches=patched((inbox_module, "admit", unhashed))),
 }
 """name -> how a schedule is run with it."""
