@@ -70,7 +70,11 @@ def test_with_a_python_that_is_too_old(clone: Path) -> None:
 
 def test_a_newer_python_is_found_by_its_name(clone: Path) -> None:
     program(clone, "python3", "exit 1")
-    program(clone, "python3.12", 'case "$*" in *"-m venv"*) echo no ensurepip; exit 1;; *-venv*) echo python3.12-venv;; esac')
+    program(
+        clone,
+        "python3.12",
+        'case "$*" in *"-m venv"*) echo no ensurepip; exit 1;; *-venv*) echo python3.12-venv;; esac',
+    )
     done = setup(clone)
     assert done.returncode == 1
     assert "python3.12 cannot make virtual environments" in done.stderr
