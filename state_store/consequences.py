@@ -97,7 +97,9 @@ def _check_lift(conn: sqlite3.Connection, event: Event) -> None:
     payload: Any = event.payload
     found = leases.kill_by_event(conn, payload.kill_id)
     if found is None:
-        raise NotFound(f"no kill was raised by event {payload.kill_id}", hint="gavotte lift names those that are active")
+        raise NotFound(
+            f"no kill was raised by event {payload.kill_id}", hint="gavotte lift names those that are active"
+        )
     kill, lifted_by = found
     if lifted_by is not None:
         raise Conflict(f"kill {payload.kill_id} was lifted before, by event {lifted_by}")
