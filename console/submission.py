@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -56,9 +57,10 @@ async def submit(runtime: Runtime, wish: Wish) -> Submitted:
     """Record the submission and announce it. Nothing is recorded where the wish is off."""
     from agents.wiring import announce
 
-    check_author(runtime, wish)
+    check_wish(wish)
     git = git_store(runtime)
     facts = await inspect(git, wish.repository)
+    check_model(runtime, wish)
     await git.import_commit(facts.path, facts.head_commit)
     project, new = await _project_of(runtime, git, facts)
     payload = TaskSubmitted(
@@ -103,8 +105,8 @@ async def _record(runtime: Runtime, payload: TaskSubmitted) -> Recorded:
     return recorded
 
 
-def check_author(runtime: Runtime, wish: Wish) -> None:
-    """That the author can work; raises Usage or Refused."""
+def check_wish(wish: Wish) -> None:
+    """That the author has what it needs; raises Usage."""
     if wish.author == "command" and not wish.command:
         raise Usage("the author `command` needs a command", hint='--command "ruff check --fix ."')
     if wish.author == "patch" and not wish.patch:
@@ -116,19 +118,23 @@ def check_author(runtime: Runtime, wish: Wish) -> None:
         raise Usage(
             f"the patch has {len(wish.patch) >> 20} MiB, the cap is {PATCH_BYTES_MAX >> 20}", hint="split the task"
         )
+    if wish.author == "model" and not (wish.title or wish.description):
+        raise Usage("say what is to be done", hint='gavotte submit "split() loses a cent" --repo PATH')
+
+
+def check_model(runtime: Runtime, wish: Wish) -> None:
+    """That a model is there where one is to write; raises Refused."""
     if wish.author == "model" and runtime.settings.model.provider == "none":
         raise Refused(
             "no model is configured, so nobody could write this change",
             hint='--author command --command "...", or --author patch --patch FILE; see gavotte config show',
         )
-    if wish.author == "model" and not (wish.title or wish.description):
-        raise Usage("say what is to be done", hint='gavotte submit "split() loses a cent" --repo PATH')
 
 
 def title_of(wish: Wish) -> str:
     """The title given, else the first line of the description, else what the author will do."""
     first = next((line.strip() for line in wish.description.splitlines() if line.strip()), "")
-    made = "Apply a patch" if wish.author == "patch" else f"Run {' '.join(wish.command)}"
+    made = "Apply a patch" if wish.author == "patch" else f"Run {shlex.join(wish.command)}"
     return (wish.title or first or made)[:TITLE_CHARACTERS_MAX]
 
 

@@ -94,6 +94,10 @@ class UserRepository:
             try:
                 if (self.git.git_dir / "index").is_file():
                     shutil.copyfile(self.git.git_dir / "index", index)
+                with contextlib.suppress(
+                    GitError
+                ):  # what was copied or changed hands has other times, and may be the same
+                    await self.store.run("-C", str(self.top), "update-index", "-q", "--refresh", extra=extra)
                 for command in commands:
                     output = await self.store.run("-C", str(self.top), *command, extra=extra)
                     paths.update(filter(None, output.split(b"\0")))
@@ -111,6 +115,8 @@ def _locate(path: Path) -> tuple[Path, Path]:
             return top, dot_git
         if dot_git.is_file():
             return top, _pointed_at(dot_git)
+        if top.name == ".git":
+            continue  # the folder above is meant
         if (top / "HEAD").is_file() and (top / "objects").is_dir() and (top / "refs").is_dir():
             raise Rejected(f"{top} is a bare repository", hint="give a clone with files: git clone <it> <folder>")
     raise Rejected(f"{path} is not in a git repository", hint=f"make it one: git -C {path} init, then add and commit")

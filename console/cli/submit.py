@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from state_store.fold import TaskState
 
 PATIENCE_SECONDS = 1.5
+NO_TESTS = "no tests found, so no change can pass (--test CMD names them)"
 AUTHORS = ("model", "command", "patch")
 
 
@@ -162,9 +164,9 @@ def talk(made: Submitted) -> None:
         left = count(made.facts.dirty_files, "changed or new file is", "changed or new files are")
         warn(f"{left} left out: HEAD ({made.facts.head_commit[:12]}) is used; commit what should be in")
     if made.new_project:
-        tests = " ".join(settings.test_command) or "none found"
-        name, path = harmless(made.project.name), harmless(made.project.path)
-        say(f"registered {name}: tests by `{clipped(tests, 100)}`, approval {settings.approval};")
+        tests = f"tests by `{clipped(shlex.join(settings.test_command), 100)}`" if settings.test_command else NO_TESTS
+        name, path = harmless(made.project.name), harmless(shlex.quote(made.project.path))
+        say(f"registered {name}: {tests}, approval {settings.approval};")
         say(f"  released to {harmless(settings.production or '')}; to change it: gavotte project add {path}")
 
 

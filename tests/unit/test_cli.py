@@ -97,7 +97,8 @@ def test_what_holds_everywhere_may_stand_before_the_command_too(cli: Cli, repo: 
         (("submit", "--author", "command", "--patch", "x"), 2, "belong to one author each"),
         (("submit", "--command", "ruff 'check"), 2, "No closing quotation"),
         (("submit", "--patch", "absent.diff"), 2, "absent.diff cannot be read: No such file"),
-        (("submit", "do it"), 4, "no model is configured"),
+        (("submit", "do it", "--repo", "absent"), 2, "there is no folder absent"),
+        (("submit",), 2, "say what is to be done"),
         (("publish", "absent.json"), 2, "absent.json cannot be read"),
         (("contracts", "show", "TaskForgotten"), 3, "no event is called TaskForgotten"),
         (("tasks", "--config", "absent.toml"), 2, "there is no settings file"),
@@ -121,6 +122,20 @@ def test_what_is_no_repository_to_work_on_is_a_matter_of_usage(cli: Cli, tmp_pat
     assert done.code == 2
     assert "  try: " in done.err
     assert cli("tasks").out == ""
+
+
+def test_a_model_is_asked_for_once_the_repository_is_known(cli: Cli, repo: Path) -> None:
+    done = cli("submit", "do it", "--repo", str(repo))
+    assert (done.code, done.out) == (4, "")
+    assert "no model is configured" in done.err
+
+
+def test_who_registers_on_the_way_is_told_what_is_missing(cli: Cli, tmp_path: Path) -> None:
+    repository(tmp_path / "two words", {"a.txt": "a"})
+    done = cli("submit", "--repo", "two words", "--command", "true")
+    assert done.code == 0
+    assert "no tests found" in done.err
+    assert f"gavotte project add '{tmp_path / 'two words'}'" in done.err
 
 
 def test_a_submission_is_stored_and_says_what_is_missing(cli: Cli, repo: Path) -> None:

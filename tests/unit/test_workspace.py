@@ -58,7 +58,9 @@ def user(tmp_path: Path) -> Path:
 
 async def test_inspect_counts_what_is_left_out(store: GitStore, user: Path) -> None:
     head = make(user, {**NAMES, ".gitignore": b"*.log\n"})
-    assert (await store.inspect(user)).dirty_files == 0
+    (user / "empty").touch()
+    os.utime(user / "binary.bin", (1, 1))
+    assert (await store.inspect(user / ".git")).dirty_files == 0, "a copy has other times and the same contents"
     (user / "plain.py").write_bytes(b"x = 2\n")
     (user / "with space.txt").unlink()
     (user / "fresh.txt").write_bytes(b"new")
