@@ -21,6 +21,7 @@ from bus.port import Bus, Consumer, Record, Subscription
 from contracts import ids
 from contracts.authority import Keyring
 from contracts.codec import Codec
+from contracts.crashpoints import crashpoint
 from contracts.errors import CancelRequested, Fenced, GavotteError, Killed, Retryable
 from contracts.topology import Agent, Topology
 from state_store.fold import owner
@@ -191,7 +192,9 @@ class Runner:
                 await self.store.published(self.agent.role, marks)
                 marks = []
             if offsets:
+                crashpoint("worker.acknowledge.before")
                 await subscription.commit(offsets)
+                crashpoint("worker.acknowledge.after")
         except Retryable as error:
             log.warning("acknowledging waits: %s", error)
             self.worker.unmarked += marks

@@ -40,6 +40,8 @@ STORE_WRITES: Final = (
 OTHERS: Final = (
     "store.body_file.before",
     "store.body_file.after",
+    "worker.acknowledge.before",
+    "worker.acknowledge.after",
     "worker.commit.before",
     "worker.commit.after",
     "worker.publish.before",
