@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
 import tempfile
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -354,8 +355,19 @@ class GitStore:
         except OSError as error:
             raise Refused(f"the git store {self.root} cannot be made: {error.strerror}", hint="check --data") from error
         if not (self._git.git_dir / "HEAD").exists():
-            await self._git.run("init", "--bare", "--quiet", "--template=", "--initial-branch=none")
+            await self._create()
         self._opened = True
+
+    async def _create(self) -> None:
+        """Makes the repository aside and renames it into place: several agents may come first at once."""
+        with tempfile.TemporaryDirectory(dir=self.root, prefix=".new-", ignore_cleanup_errors=True) as aside:
+            fresh = replace(self._git, git_dir=Path(aside) / "store.git")
+            await fresh.run("init", "--bare", "--quiet", "--template=", "--initial-branch=none")
+            try:
+                fresh.git_dir.rename(self._git.git_dir)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
 
     def _users(self, path: Path) -> UserRepository:
         return UserRepository.at(path, self._git)

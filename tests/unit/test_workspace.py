@@ -132,6 +132,13 @@ async def test_the_digest_depends_on_content_and_not_on_history(store: GitStore,
     assert await store.tree_digest(first) == await store.tree_digest(second)
 
 
+async def test_several_agents_may_open_the_store_first_at_once(tmp_path: Path, user: Path) -> None:
+    head = make(user, {"a.txt": b"a"})
+    stores = [GitStore(tmp_path / "data" / "git") for _ in range(12)]
+    assert await asyncio.gather(*(store.import_commit(user, head) for store in stores)) == [head] * 12
+    assert not list((tmp_path / "data" / "git").glob(".new-*"))
+
+
 async def test_import_copies_no_history_and_is_idempotent(store: GitStore, user: Path) -> None:
     make(user, {"big.txt": b"old and long\n" * 1000})
     old_blob = git(user, "rev-parse", "HEAD:big.txt")
