@@ -25,7 +25,7 @@ SAMPLE = ROOT / "console" / "demo_sample"  # somebody else's repository, with a 
 # fmt: off
 HEAVY = {
     "aiokafka", "aiosqlite", "anthropic", "asyncpg", "cryptography", "fastavro", "httpx", "httpx2", "hypothesis",
-    "opentelemetry", "psycopg", "py_avro_schema", "tenacity", "unidiff",
+    "opentelemetry", "prometheus_client", "psycopg", "py_avro_schema", "starlette", "tenacity", "uvicorn",
 }
 # fmt: on
 
