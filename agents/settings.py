@@ -85,9 +85,13 @@ class SandboxSettings(Section):
     kind: Literal["auto", "bubblewrap", "landlock"] = Field(
         default="auto", description="`auto` takes bubblewrap where it works, else Landlock with seccomp, else refuses."
     )
-    wall_seconds: float = Field(default=300, gt=0, description="Seconds that one run in the sandbox may take.")
+    wall_seconds: float = Field(
+        default=3600,
+        gt=0,
+        description="Seconds that one run may take, whatever a project asks for (`test_timeout_seconds`, 300 by default).",
+    )
     memory_mib: int = Field(default=2048, ge=64, description="Memory of one run, in MiB.")
-    processes: int = Field(default=128, ge=1, description="Processes and threads of one run.")
+    processes: int = Field(default=256, ge=1, description="Processes and threads of one run.")
     disk_mib: int = Field(default=512, ge=16, description="Size of the copy of the tree that a run may write, in MiB.")
     output_kib: int = Field(default=1024, ge=1, description="Output of one run that is kept, in KiB.")
 

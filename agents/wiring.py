@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib.util
+import math
 import os
 import signal
 import sys
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from agents.model.port import Model
     from agents.runner import Pace
     from agents.settings import Settings
+    from agents.tools.sandbox import Limits
     from agents.tools.toolbox import Resources
     from agents.worker import Handle, ToolMaker
     from bus.port import Bus
@@ -131,6 +133,25 @@ def resources_of(runtime: Runtime) -> Resources:
         model=model,
         releases=settings.releases,
         keyring=runtime.keyring,
+        sandbox_kind=settings.sandbox.kind,
+        limits=limits_of(settings),
+    )
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The settings of the sandbox as it takes them."""
+    from agents.tools.sandbox import Limits
+
+    chosen = settings.sandbox
+    disk_bytes = chosen.disk_mib << 20
+    return Limits(
+        wall_seconds=chosen.wall_seconds,
+        cpu_seconds=math.ceil(chosen.wall_seconds),
+        memory_bytes=chosen.memory_mib << 20,
+        processes=chosen.processes,
+        file_bytes=min(disk_bytes, Limits().file_bytes),
+        disk_bytes=disk_bytes,
+        output_bytes=chosen.output_kib << 10,
     )
 
 

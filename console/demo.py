@@ -132,7 +132,7 @@ async def put_header(settings: Settings, folder: Path) -> None:
     """What this is, and what it is not."""
     from agents.tools.sandbox import choose_sandbox
 
-    sandbox = await choose_sandbox()
+    sandbox = await choose_sandbox(settings.sandbox.kind)
     put(f"{styled('Gavotte demo', 'bold')} · four independent processes, one bus, one store, no key")
     put(f"  {'model':<8} SCRIPTED: answers come from a file, no AI is called")
     put(f"  {'sandbox':<8} {sandbox.name} (no network, a copy of the tree)")

@@ -33,7 +33,15 @@ class Finding:
 
 async def examine(settings: Settings) -> list[Finding]:
     """All findings, the most needed first."""
-    found = [python(), await git(), await sandbox(), tools(), sqlite(), data_folder(settings), operator(settings)]
+    found = [
+        python(),
+        await git(),
+        await sandbox(settings),
+        tools(),
+        sqlite(),
+        data_folder(settings),
+        operator(settings),
+    ]
     found += [model(settings), agents(settings)]
     if settings.database.exists():
         found += await record(settings)
@@ -57,11 +65,11 @@ async def git() -> Finding:
     return Finding("git", "ok", said)
 
 
-async def sandbox() -> Finding:
+async def sandbox(settings: Settings) -> Finding:
     """The sandbox that would be used, after a run that tried to get out of it."""
     from agents.tools.sandbox import INSTALL_HINT, survey
 
-    found = await survey()
+    found = await survey(settings.sandbox.kind)
     notes = f" ({'; '.join(found.notes)})" if found.notes else ""
     if found.chosen is None:
         return Finding("sandbox", "lacks", f"none holds{notes}: tasks that run code are refused", INSTALL_HINT)

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pydantic import BaseModel
 
 from agents.tools.evidence import choose_project_sandbox, evidence_of, project_environment, run_project_tests
-from agents.tools.sandbox import Limits
 from agents.tools.toolbox import Toolbox, tool
 from agents.tools.workspace import NewContent
 from contracts.errors import GavotteError, NotFound, Rejected
@@ -96,20 +95,19 @@ class CodingTools(Toolbox):
     async def run_command(self, arguments: CommandRequest) -> Authored:
         """Run the author's command in the sandbox and commit what it changed."""
         project = await self.project()
-        sandbox = await choose_project_sandbox(self.resources)
+        sandbox, limits = await choose_project_sandbox(self.resources), self.resources.limits_of(project)
         async with self.resources.git.worktree(arguments.base) as tree:
             ran = await sandbox.run(
                 arguments.command,
                 tree=tree,
                 environment=project_environment(project),
-                limits=Limits(wall_seconds=float(project.settings.test_timeout_seconds)),
+                limits=limits,
                 collect_changes=True,
             )
             ignored = await self.resources.git.ignored(arguments.base, tree, list(ran.changed))
         output = ran.output[-OUTPUT_CHARACTERS:]
         if ran.timed_out:
-            seconds = project.settings.test_timeout_seconds
-            problem = f"the command did not end within {seconds} s"
+            problem = f"the command did not end within {limits.wall_seconds:g} s"
             return Authored(problem=problem, problem_code="command_timeout", output=output)
         if ran.stopped:
             problem = f"the command was stopped: {ran.stopped}"

@@ -14,7 +14,6 @@ from pydantic import BaseModel
 
 from agents.tools.evidence import choose_project_sandbox, project_environment
 from agents.tools.releases import Health, Released, ReleaseTarget
-from agents.tools.sandbox import Limits
 from agents.tools.toolbox import Toolbox, tool
 from contracts import ids
 from contracts.errors import Unverified
@@ -139,7 +138,7 @@ class DeployTools(Toolbox):
             project.settings.health,
             tree=folder,
             environment=project_environment(project),
-            limits=Limits(wall_seconds=float(project.settings.test_timeout_seconds)),
+            limits=self.resources.limits_of(project),
         )
         words = json.dumps(list(project.settings.health))
         if ran.exit_code == 0 and not ran.timed_out:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agents.tools.environment import Environment, find_environment
 from agents.tools.reports import TestReport
-from agents.tools.sandbox import Limits, Sandbox, choose_sandbox
+from agents.tools.sandbox import Sandbox, choose_sandbox
 from agents.tools.testing import run_tests
 from agents.tools.toolbox import Resources
 from contracts.errors import NotFound
@@ -20,7 +20,7 @@ FAILED_LISTED_MAX = 50
 
 async def choose_project_sandbox(resources: Resources) -> Sandbox:
     """The best sandbox this machine has; raises Refused with the package to install where it has none."""
-    return await choose_sandbox(allow_unsafe=resources.allow_unsafe_sandbox)
+    return await choose_sandbox(resources.sandbox_kind, allow_unsafe=resources.allow_unsafe_sandbox)
 
 
 def project_environment(project: Project) -> Environment:
@@ -42,7 +42,7 @@ async def run_project_tests(
             tree,
             project_environment(project),
             project.settings.test_command,
-            limits=Limits(wall_seconds=float(project.settings.test_timeout_seconds)),
+            limits=resources.limits_of(project),
         )
 
 

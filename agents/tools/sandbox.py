@@ -13,10 +13,10 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from agents.tools import confinement
 from agents.tools.changes import Changed
@@ -31,6 +31,7 @@ __all__ = [
     "Bubblewrap",
     "Changed",
     "Environment",
+    "Kind",
     "LandlockSandbox",
     "Limits",
     "Ran",
@@ -44,6 +45,8 @@ __all__ = [
 
 INSTALL_HINT = "apt install bubblewrap (or your distribution's package of that name)"
 BWRAP_OLDEST = (0, 8)
+
+Kind = Literal["auto", "bubblewrap", "landlock"]
 
 
 class Sandbox(Protocol):
@@ -103,37 +106,36 @@ class Survey:
         return self.chosen.strength if self.chosen else "none"
 
 
-_surveyed: Survey | None = None
+_surveyed: dict[Kind, Survey] = {}
 
 
-async def choose_sandbox(*, allow_unsafe: bool = False) -> Sandbox:
-    """The strongest sandbox whose probe held, looked for once per process; Refused where there is none.
+async def choose_sandbox(kind: Kind = "auto", *, allow_unsafe: bool = False) -> Sandbox:
+    """The strongest sandbox of this kind whose probe held, looked for once per process; Refused where there is none.
 
     `allow_unsafe` is a person's explicit word for this run: then, and only if nothing holds, there are no walls.
     """
-    found = await survey()
+    found = await survey(kind)
     if found.chosen is not None:
         return found.chosen
     if allow_unsafe:
         return UnsafeSandbox()
-    raise Refused(
-        f"no sandbox on this machine holds: {'; '.join(found.notes)}", hint=INSTALL_HINT, code="sandbox_unavailable"
-    )
+    said = "no sandbox on this machine holds" if kind == "auto" else f"the sandbox {kind}, which is set, does not hold"
+    raise Refused(f"{said}: {'; '.join(found.notes)}", hint=INSTALL_HINT, code="sandbox_unavailable")
 
 
-async def survey() -> Survey:
+async def survey(kind: Kind = "auto") -> Survey:
     """Probe the backends, strongest first, until one holds. The answer is kept for the life of the process."""
-    global _surveyed  # noqa: PLW0603
-    if _surveyed is None:
-        _surveyed = await _survey()
-    return _surveyed
+    if kind not in _surveyed:
+        _surveyed[kind] = await _survey(kind)
+    return _surveyed[kind]
 
 
-async def _survey() -> Survey:
+async def _survey(kind: Kind) -> Survey:
     notes: list[str] = []
     if sys.platform != "linux":
         return Survey(None, (f"{sys.platform} is not supported, Linux or WSL2 is needed",))
-    for find in (find_bubblewrap, find_landlock):
+    finders: dict[str, Callable[[], Awaitable[Sandbox]]] = {"bubblewrap": find_bubblewrap, "landlock": find_landlock}
+    for find in finders.values() if kind == "auto" else (finders[kind],):
         try:
             sandbox = await find()
             await probe(sandbox)

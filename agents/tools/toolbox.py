@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Concatenate, TypeVar, get_type_hints
 
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from agents.model.port import Model, ModelRequest
 from agents.session import Outcome, Reservation, Session
+from agents.tools.sandbox import DEFAULT_LIMITS, Kind, Limits
 from agents.tools.workspace import GitStore
 from contracts import ids
 from contracts.authority import Keyring
@@ -42,6 +44,14 @@ class Resources:
     releases: Path
     keyring: Keyring
     allow_unsafe_sandbox: bool = False
+    sandbox_kind: Kind = "auto"
+    limits: Limits = DEFAULT_LIMITS
+    """What one run in the sandbox may use on this machine."""
+
+    def limits_of(self, project: Project) -> Limits:
+        """The machine's limits, with the project's own time where that is shorter."""
+        seconds = min(self.limits.wall_seconds, float(project.settings.test_timeout_seconds))
+        return replace(self.limits, wall_seconds=seconds, cpu_seconds=math.ceil(seconds))
 
 
 def tool(

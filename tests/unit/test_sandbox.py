@@ -47,9 +47,9 @@ def tree(tmp_path: Path) -> Path:
 @pytest.fixture
 def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No choice is remembered from before, and none is kept."""
-    monkeypatch.setattr(sandbox, "_surveyed", None)
+    monkeypatch.setattr(sandbox, "_surveyed", {})
     yield
-    monkeypatch.setattr(sandbox, "_surveyed", None)
+    monkeypatch.setattr(sandbox, "_surveyed", {})
 
 
 # --- choosing ---
