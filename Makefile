@@ -5,7 +5,7 @@ BIN := .venv/bin
 COMPILE := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: help setup dev demo test lint format types layers schemas docs bench lock clean
+.PHONY: help setup dev demo test lint format types layers schemas docs bench kafka lock clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +40,9 @@ docs: dev ## write the generated parts of docs/ from the code
 
 bench: setup ## measure throughput, latency and replay on this machine
 	$(BIN)/python bench/run.py
+
+kafka: ## run a Kafka broker, and the servers beside it, without Docker (needs java and mvn)
+	@python3 deploy/local/up.py
 
 lock: dev ## choose the newest versions that pyproject.toml allows, and pin them by hash
 	@command -v $(BIN)/uv >/dev/null || $(BIN)/python -m pip install --quiet uv

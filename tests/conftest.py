@@ -1,0 +1,30 @@
+"""The servers that tests share: each is started once, when the first test asks for it, and ended with the run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import NoReturn
+
+import pytest
+
+from deploy.local.kafka import Kafka, Lacking
+
+
+def lacking(what: object) -> NoReturn:
+    """This machine lacks something: a skip with its reason, but in continuous integration a failure."""
+    if os.environ.get("CI"):
+        pytest.fail(f"CI must not skip: {what}", pytrace=False)
+    pytest.skip(str(what))
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    """One running broker without security, for all tests: each takes topic and group names of its own, none stops it."""
+    broker = Kafka(tmp_path_factory.mktemp("kafka"))
+    try:
+        broker.start()
+    except Lacking as error:
+        lacking(error)
+    yield broker
+    broker.stop()
