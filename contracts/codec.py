@@ -20,7 +20,7 @@ from contracts import ids
 from contracts.envelope import Envelope, Event, Trust, new_traceparent
 from contracts.errors import GavotteError, Skew, TooLarge, Undecodable
 from contracts.events import Payload, latest_version, payload_class
-from contracts.registry import SchemaIds
+from contracts.registry import SameIds, SchemaIds, WireIds
 
 VALUE_BYTES_MAX: Final = 1024 * 1024
 HEADERS_BYTES_MAX: Final = 16 * 1024
@@ -164,13 +164,39 @@ def _trust(table: Mapping[str, str]) -> Trust:
 
 
 class Codec:
-    """Encodes and decodes payloads against the schema ids of one process. Parsed schemas are cached."""
+    """Encodes and decodes payloads against the schema ids of one process. Parsed schemas are cached.
 
-    def __init__(self, schema_ids: SchemaIds) -> None:
+    Whoever takes a value from a topic or puts one there passes it through `wire` first.
+    """
+
+def framed_id(value: bytes) -> int | None:
+    """The schema id of a value in the Confluent wire format, None for bytes that are not in it."""
+    return _FRAME.unpack_from(value)[1] if len(value) >= _FRAME.size and value[0] == 0 else None
+
+
+def reframed(value: bytes, schema_id: int) -> bytes:
+    """The same record under another schema id."""
+    return _FRAME.pack(0, schema_id) + value[_FRAME.size :]
+
+
+def canonical_form(text: str) -> str:
+    """A schema without what does not change its bytes (Avro's Parsing Canonical Form); raises ValueError for no schema."""
+    import json
+
+    import fastavro.schema
+
+    try:
+        return fastavro.schema.to_parsing_canonical_form(json.loads(text))
+    except Exception as error:  # noqa: BLE001  fastavro raises many kinds for JSON that is not a schema
+        raise ValueError(f"not an Avro schema: {type(error).__name__}") from None
+
+
+    def __init__(self, schema_ids: SchemaIds, wire: WireIds | None = None) -> None:
         self.schema_ids = schema_ids
         self._parsed: dict[int, Any] = {}
         self._writers: dict[tuple[str, int], tuple[bytes, Any]] = {}
 
+        self.wire: WireIds = wire or SameIds()
     def encode(self, event: Event) -> Wire:
         """The event as key, headers and value; raises TooLarge, or ValueError for an event that is not sealed."""
         envelope = event.envelope
@@ -224,7 +250,8 @@ class Codec:
 
         if len(value) > VALUE_BYTES_MAX:
             raise TooLarge(f"value of {len(value)} bytes, the cap is {VALUE_BYTES_MAX}")
-        if len(value) < _FRAME.size or value[0] != 0:
+        schema_id = framed_id(value)
+        if schema_id is None:
             raise Undecodable("the value is not in the Confluent wire format (0x00, schema id, Avro)")
         _, schema_id = _FRAME.unpack_from(value)
         schema = self.schema_ids.by_id(schema_id)

@@ -1,14 +1,15 @@
 """Schema ids: which integer stands for which event version on the wire.
 
-`SchemaIds` is the port. `CommittedIds` reads the table that ships with the code (`schemas/ids.json`, append only) and
-takes in what further agents registered in the store. A registry speaking the Confluent REST API is another
-implementation of the same port.
+`CommittedIds` reads the table that ships with the code (`schemas/ids.json`, append only) and takes in what further
+agents registered in the store: these ids stand in all that is stored. `WireIds` is the port to the ids that stand on
+topics: the same ones, or a schema registry's (`contracts.wire_ids`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -89,6 +90,44 @@ class CommittedIds:
 
     def all(self) -> tuple[Schema, ...]:
         return tuple(self._by_id[key] for key in sorted(self._by_id))
+
+
+class WireIds(Protocol):
+    """Between the ids in the store and those on topics. A value is a framed Avro body: 0x00, the id, the record."""
+
+    async def prepare(self, schema_ids: Collection[int] | None = None) -> None:
+        """Learn what stands on topics for these ids, default all known ones; raises Unavailable or Refused."""
+        ...
+
+    def outward(self, value: bytes) -> bytes:
+        """A stored value as it travels; raises Unavailable where its id was not prepared."""
+        ...
+
+    async def inward(self, value: bytes) -> bytes:
+        """A value from a topic as it is stored; raises Skew for an id that stands for nothing known here, Unavailable
+        where nobody can be asked. Bytes without a frame stay as they are: the codec says what is wrong with them.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections; safe to call twice."""
+        ...
+
+
+class SameIds:
+    """Without a schema registry the committed ids travel."""
+
+    async def prepare(self, schema_ids: Collection[int] | None = None) -> None:
+        """Nothing is to be learnt."""
+
+    def outward(self, value: bytes) -> bytes:
+        return value
+
+    async def inward(self, value: bytes) -> bytes:
+        return value
+
+    async def close(self) -> None:
+        """Nothing is held."""
 
 
 @cache
