@@ -57,6 +57,11 @@ class BusSettings(Section):
     backend: Literal["embedded"] = Field(
         default="embedded", description="`embedded`: a SQLite file in the data folder, shared by all processes."
     )
+    retention_hours: float = Field(
+        default=7 * 24,
+        ge=1,
+        description="Hours that the embedded bus keeps a record that every group has read. The store keeps its events for ever.",
+    )
 
 
 class StoreSettings(Section):

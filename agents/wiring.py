@@ -222,6 +222,7 @@ async def further_role(path: Path, runtime: Runtime) -> Role:
 async def run_agent(settings: Settings, role: str, *, instance: str = "") -> int:
     """One agent process: opens everything, works until SIGTERM or SIGINT, leaves in order. Returns the exit code."""
     from agents.runner import Runner
+    from agents.upkeep import upkeep
     from embedded.liveness import Presence
 
     runtime = await open_runtime(settings)
@@ -246,7 +247,8 @@ async def run_agent(settings: Settings, role: str, *, instance: str = "") -> int
             ready=lambda: print(f"ready {made.agent.role} {os.getpid()}", flush=True),  # noqa: T201  `up` waits for it
         )
         with Presence(settings.run, holder):
-            await runner.run(stop)
+            async with upkeep(runtime.bus, settings.bus.retention_hours * 3600):
+                await runner.run(stop)
         return 0
     finally:
         await runtime.close()

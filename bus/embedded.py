@@ -8,6 +8,7 @@ the next poll of any member, and their partitions taken over at once.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import secrets
 import sqlite3
@@ -156,23 +157,21 @@ class EmbeddedBus:
 
     # -- beyond the port ----------------------------------------------------------------------------------------------
 
-    async def prune(self, older_than_seconds: float, *, beyond_groups: bool = False) -> int:
+    async def prune(self, older_than_seconds: float, *, beyond_groups: bool = False, dry_run: bool = False) -> int:
         """Remove records older than that which every group has acknowledged; returns how many.
 
         Topics to which no group ever listened (letters, above all) are kept. `beyond_groups` removes old records of
-        the others even where a group has not read them.
+        the others even where a group has not read them. `dry_run` only counts.
         """
         limit_us = self._clock() - int(older_than_seconds * 1_000_000)
-        floors = await self.database.read(lambda connection: _floors(connection, limit_us, self.partitions))
-        removed = 0
-        for (topic, part), (slowest, young) in floors.items():
-            below = young if beyond_groups else min(slowest, young)
-            arguments = (topic, below, part, REMOVED_AT_ONCE)
-            count = REMOVED_AT_ONCE
-            while count == REMOVED_AT_ONCE:
-                count = await self.database.write(lambda found, given=arguments: _remove(found, given))  # type: ignore[misc]  # bound now
-                removed += count
-        return removed
+        found = await self.database.read(
+            lambda connection: _removable(connection, limit_us, self.partitions, beyond_groups=beyond_groups)
+        )
+        for (topic, part), (below, count) in {} if dry_run else found.items():
+            change = functools.partial(_remove, arguments=(topic, below, part, REMOVED_AT_ONCE))
+            for _ in range(-(-count // REMOVED_AT_ONCE)):
+                await self.database.write(change)
+        return sum(count for _, count in found.values())
 
     # -- for its subscriptions ----------------------------------------------------------------------------------------
 
@@ -292,6 +291,19 @@ def _floors(connection: sqlite3.Connection, limit_us: int, partitions: int) -> d
         (topic, part): (slowest, min(young[0] if young else newest, newest))
         for topic, part, slowest in connection.execute(SQL["slowest"], (parts,))
     }
+
+
+def _removable(
+    connection: sqlite3.Connection, limit_us: int, partitions: int, *, beyond_groups: bool
+) -> dict[Place, tuple[int, int]]:
+    """Place -> the offset below which records may go, and how many there are; places without any are left out."""
+    found = {}
+    for (topic, part), (slowest, young) in _floors(connection, limit_us, partitions).items():
+        below = young if beyond_groups else min(slowest, young)
+        count: int = connection.execute(SQL["removable"], (topic, below, part)).fetchone()[0]
+        if count:
+            found[topic, part] = (below, count)
+    return found
 
 
 def _remove(connection: sqlite3.Connection, arguments: tuple[int, int, int, int]) -> int:

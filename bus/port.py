@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -109,6 +109,13 @@ class Subscription(Protocol):
     async def close(self) -> None:
         """Leave the group: `on_lost` is awaited, then others take over at once."""
         ...
+
+
+@runtime_checkable
+class Prunable(Protocol):
+    """A bus that keeps its log itself, and lets go of old records when it is told to; a broker does that alone."""
+
+    async def prune(self, older_than_seconds: float, *, beyond_groups: bool = False, dry_run: bool = False) -> int: ...
 
 
 class Bus(Protocol):

@@ -92,6 +92,10 @@ GROUP BY g.topic, p.value;
 -- the first offset that is too young to be removed
 SELECT id FROM bus_log WHERE time_us >= ? ORDER BY id LIMIT 1;
 
+-- name: removable
+-- how many records of a partition lie below an offset
+SELECT count(*) FROM bus_log INDEXED BY bus_log_topic WHERE topic = ? AND id < ? AND part = ?;
+
 -- name: remove
 -- some records of a partition below an offset, oldest first
 DELETE FROM bus_log WHERE id IN (

@@ -1,13 +1,15 @@
-"""The machine and the data folder: `doctor`, `config show`, `rebuild`, `audit verify`, `version`."""
+"""The machine and the data folder: `doctor`, `config show`, `rebuild`, `prune`, `audit verify`, `version`."""
 
 from __future__ import annotations
+
+from typing import Annotated
 
 import typer
 
 from console.cli.call import EXIT_FAILED, Call, Json, command
 from console.cli.output import put, put_json, put_table, say, styled
 from console.harmless import harmless
-from console.words import count
+from console.words import count, span
 
 STYLES = {"ok": "green", "better": "yellow", "lacks": "red"}
 
@@ -21,6 +23,7 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(config, name="config")
     command(config, "show")(show)
     command(app)(rebuild)
+    command(app)(prune)
     app.add_typer(audit, name="audit")
     command(audit)(verify)
     command(app)(version)
@@ -58,6 +61,28 @@ async def rebuild(call: Call, json: Json = False) -> None:
         put_json({"tasks": tasks})
     else:
         put(f"rebuilt the views of {count(tasks, 'task')}")
+
+
+async def prune(
+    call: Call,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    unread: Annotated[
+        bool, typer.Option("--unread", help="Also what a group has not read, such as an agent that is gone.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Let go of what has outlived its time: records of the bus that every group has read. Events stay."""
+    from bus.port import Prunable
+
+    runtime = await call.runtime()
+    hours = call.settings.bus.retention_hours
+    records = 0
+    if isinstance(runtime.bus, Prunable):
+        records = await runtime.bus.prune(hours * 3600, beyond_groups=unread, dry_run=dry_run)
+    if json:
+        put_json({"dry_run": dry_run, "bus": {"records": records, "older_than_hours": hours}})
+        return
+    put(f"bus      {count(records, 'record')} older than {span(hours * 3600)}{' (dry run)' if dry_run else ''}")
 
 
 async def verify(call: Call, json: Json = False) -> int:

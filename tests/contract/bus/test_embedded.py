@@ -75,7 +75,9 @@ async def test_pruning_keeps_what_a_group_has_not_read(cluster: EmbeddedCluster)
     done = [record for record in records if record.partition < 4]
     await subscription.commit(offsets_of(done))
     assert await bus.prune(3600.0) == 0, "nothing is that old"
+    assert await bus.prune(0.0, dry_run=True) == len(done)
     assert await bus.prune(0.0) == len(done)
+    assert await bus.prune(0.0, beyond_groups=True, dry_run=True) == 40 - len(done)
     assert sorted(values(await bus.read("t"))) == sorted(set(range(40)) - set(values(done)))
     assert len(await bus.read("t.g.dlq")) == 3
     assert await bus.prune(0.0, beyond_groups=True) == 40 - len(done)
