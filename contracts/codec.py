@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 from pydantic import ValidationError
 
 from contracts import ids
-from contracts.envelope import Envelope, Event, Trust, new_traceparent
+from contracts.envelope import Envelope, Event, Trust, open_trace
 from contracts.errors import GavotteError, Skew, TooLarge, Undecodable
 from contracts.events import Payload, latest_version, payload_class
 from contracts.registry import SameIds, SchemaIds, WireIds
@@ -26,7 +26,7 @@ VALUE_BYTES_MAX: Final = 1024 * 1024
 HEADERS_BYTES_MAX: Final = 16 * 1024
 CONTENT_TYPE: Final = b"application/avro"
 TYPE_PATTERN: Final = re.compile(r"gavotte\.([A-Z][A-Za-z0-9]{0,63})\.v([1-9][0-9]{0,3})")
-TRACEPARENT_PATTERN: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+TRACEPARENT_PATTERN: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
 _FRAME: Final = struct.Struct(">bI")
@@ -109,19 +109,22 @@ def read_envelope(key: bytes | None, headers: Iterable[tuple[str, bytes]]) -> En
     task_id = _uuid(table, "ce_subject") if "ce_subject" in table else _key_text(key)
     if not ids.is_uuid(task_id) or _key_text(key) != task_id:
         raise Undecodable(f"the key {_key_text(key)!r} is not the task id {task_id!r}")
+    correlation_id = (
+        _uuid(table, "ce_correlationid")
+        if "ce_correlationid" in table
+        else ids.derived("correlation", task_id, event_id)
+    )
     trace = table.get("traceparent", "")
     return Envelope(
         id=event_id,
         type=named[1],
         version=int(named[2]),
         task_id=task_id,
-        correlation_id=_uuid(table, "ce_correlationid")
-        if "ce_correlationid" in table
-        else ids.derived("correlation", task_id, event_id),
+        correlation_id=correlation_id,
         causation_id=_uuid(table, "ce_causationid") if "ce_causationid" in table else None,
         time_us=_time(table),
         source=_wanted(table, "ce_source"),
-        traceparent=trace if TRACEPARENT_PATTERN.fullmatch(trace) else new_traceparent(),
+        traceparent=trace if TRACEPARENT_PATTERN.fullmatch(trace) else open_trace(correlation_id),
         tracestate=table.get("tracestate", "")[:512],
         tenant=table.get("ce_tenant", "default")[:128],
         trust=_trust(table),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -125,22 +124,37 @@ def root(
     moment = ids.now_us() if time_us is None else time_us
     own_id = event_id or ids.uuid7(moment)
     task = task_id or ids.uuid7(moment)
+    correlation_id = ids.derived("correlation", task, own_id)
     envelope = Envelope(
         id=own_id,
         type=payload.event_type(),
         version=payload.event_version(),
         task_id=task,
-        correlation_id=ids.derived("correlation", task, own_id),
+        correlation_id=correlation_id,
         causation_id=None,
         time_us=moment,
         source=source,
-        traceparent=new_traceparent(),
+        traceparent=open_trace(correlation_id),
         tenant=tenant,
         trust=trust,
     )
     return Event(envelope, payload)
 
 
-def new_traceparent() -> str:
-    """A fresh W3C traceparent, sampled."""
-    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+def open_trace(correlation_id: str) -> str:
+    """The W3C traceparent of a trace that nobody has exported a span of yet: sampled, its id is the correlation's.
+
+    It names a span as it must; the span has the digits of the trace's second half, by which `is_open` knows it.
+    """
+    trace_id = correlation_id.replace("-", "")
+    return f"00-{trace_id}-{trace_id[16:]}-01"
+
+
+def is_open(traceparent: str) -> bool:
+    """Whether the span that a traceparent names was never exported, so that what follows has no parent."""
+    return traceparent[19:35] == traceparent[36:52]
+
+
+def span_of(event_id: str) -> str:
+    """The id of the span that tells of an event's sending: the event's last 16 digits, so that either leads to the other."""
+    return event_id[-17:].replace("-", "")

@@ -188,13 +188,13 @@ def same_numbers(seed: int, now_us: Callable[[], int]) -> Any:
         del time_us
         return ids.derived("simulated", rng.getrandbits(64))
 
-    def traceparent() -> str:
+    def traceparent(_correlation_id: str) -> str:
         return f"00-{rng.getrandbits(128):032x}-{rng.getrandbits(64):016x}-01"
 
     with (
         mock.patch.object(ids, "now_us", now_us),
         mock.patch.object(ids, "uuid7", uuid7),
-        mock.patch("contracts.envelope.new_traceparent", traceparent),
+        mock.patch("contracts.envelope.open_trace", traceparent),
     ):
         yield
 
