@@ -166,12 +166,6 @@ def _trust(table: Mapping[str, str]) -> Trust:
     return cast("Trust", said)
 
 
-class Codec:
-    """Encodes and decodes payloads against the schema ids of one process. Parsed schemas are cached.
-
-    Whoever takes a value from a topic or puts one there passes it through `wire` first.
-    """
-
 def framed_id(value: bytes) -> int | None:
     """The schema id of a value in the Confluent wire format, None for bytes that are not in it."""
     return _FRAME.unpack_from(value)[1] if len(value) >= _FRAME.size and value[0] == 0 else None
@@ -194,12 +188,18 @@ def canonical_form(text: str) -> str:
         raise ValueError(f"not an Avro schema: {type(error).__name__}") from None
 
 
+class Codec:
+    """Encodes and decodes payloads against the schema ids of one process. Parsed schemas are cached.
+
+    Whoever takes a value from a topic or puts one there passes it through `wire` first.
+    """
+
     def __init__(self, schema_ids: SchemaIds, wire: WireIds | None = None) -> None:
         self.schema_ids = schema_ids
+        self.wire: WireIds = wire or SameIds()
         self._parsed: dict[int, Any] = {}
         self._writers: dict[tuple[str, int], tuple[bytes, Any]] = {}
 
-        self.wire: WireIds = wire or SameIds()
     def encode(self, event: Event) -> Wire:
         """The event as key, headers and value; raises TooLarge, or ValueError for an event that is not sealed."""
         envelope = event.envelope
@@ -256,7 +256,6 @@ def canonical_form(text: str) -> str:
         schema_id = framed_id(value)
         if schema_id is None:
             raise Undecodable("the value is not in the Confluent wire format (0x00, schema id, Avro)")
-        _, schema_id = _FRAME.unpack_from(value)
         schema = self.schema_ids.by_id(schema_id)
         body = io.BytesIO(value)
         body.seek(_FRAME.size)
