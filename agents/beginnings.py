@@ -40,7 +40,7 @@ async def detach(worker: Worker, work: Work) -> None:
     if work.session is not None:
         await work.session.begin()
         return
-    event, value = worker.read(work)
+    event, value = await worker.read(work)
     if event is None:
         return
     role, consumed = worker.agent.role, Encoded(event, value)

@@ -41,7 +41,8 @@ class Emission:
         return Encoded(event, self._codec.encode_payload(event.payload))
 
     def message(self, event: Recorded) -> Message:
-        """A recorded event as it travels, byte for byte as it was stored."""
+        """A recorded event as it travels: what was stored, under the id that its schema has on topics."""
         envelope = event.envelope
         topic = topic_for(envelope.type, envelope.source, self._topology)
-        return Message(topic, envelope.task_id.encode(), event.value, headers_of(envelope))
+        value = self._codec.wire.outward(event.value)
+        return Message(topic, envelope.task_id.encode(), value, headers_of(envelope))

@@ -70,6 +70,32 @@ class StoreSettings(Section):
     backend: Literal["sqlite"] = Field(default="sqlite", description="`sqlite`: a file in the data folder.")
 
 
+class RegistrySettings(Section):
+    """A schema registry with Confluent's API; without one the committed ids travel."""
+
+    url: str = Field(
+        default="",
+        description="Base of its API, for instance `http://registry:8081` (Apicurio: `…/apis/ccompat/v7`); empty: none.",
+    )
+    user: str = Field(default="", description="The name to log in with.")
+    password: SecretStr | None = Field(
+        default=None,
+        description="The password to log in with; also from the file that `GAVOTTE_REGISTRY__PASSWORD_FILE` names.",
+    )
+    token: SecretStr | None = Field(
+        default=None,
+        description="A bearer token instead of a login; also from the file that `GAVOTTE_REGISTRY__TOKEN_FILE` names.",
+    )
+    cafile: Path | None = Field(
+        default=None, description="The authorities to trust for `https`, as PEM; empty: those of the system."
+    )
+    timeout_seconds: float = Field(default=5, gt=0, description="Seconds in which each call must be answered.")
+    register_schemas: bool = Field(
+        default=True,
+        description="Whether an agent registers at its start what is missing there; if not, `gavotte contracts push` does.",
+    )
+
+
 class ModelSettings(Section):
     """Who answers where a role asks a model."""
 
@@ -141,6 +167,7 @@ class Settings(Section):
     tasks: TaskSettings = Field(default_factory=TaskSettings)
     bus: BusSettings = Field(default_factory=BusSettings)
     store: StoreSettings = Field(default_factory=StoreSettings)
+    registry: RegistrySettings = Field(default_factory=RegistrySettings)
     model: ModelSettings = Field(default_factory=ModelSettings)
     sandbox: SandboxSettings = Field(default_factory=SandboxSettings)
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
@@ -194,6 +221,11 @@ class Settings(Section):
     @property
     def logs(self) -> Path:
         return self.data / "logs"
+
+    @property
+    def registry_ids(self) -> Path:
+        """The ids that a schema registry gave to our schemas, for a start while it is down."""
+        return self.data / "registry-ids.json"
 
     @property
     def operators_pub(self) -> Path:

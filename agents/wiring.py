@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib.util
+import logging
 import math
 import os
 import signal
@@ -16,13 +17,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from contracts.authority import Keyring
-from contracts.codec import Codec, headers_of
-from contracts.errors import Usage
+from contracts.codec import Codec, framed_id, headers_of
+from contracts.errors import Retryable, Usage
 from contracts.events import Payload, register
 from contracts.registry import CommittedIds
 from contracts.topology import CORE_AGENTS, Agent, Topology, topic_for
 
 if TYPE_CHECKING:
+    from pydantic import SecretStr
+
     from agents.model.port import Model
     from agents.runner import Pace
     from agents.settings import Settings
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     from bus.port import Bus
     from embedded.file import Database
     from state_store.port import Recorded, StateStore
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -49,6 +54,7 @@ class Runtime:
     async def close(self) -> None:
         """Let go of everything; safe to call twice."""
         await self.bus.close()
+        await self.codec.wire.close()
         await self.store.close()
         await self.database.close()
 
@@ -83,7 +89,7 @@ async def open_runtime(settings: Settings, *, create: bool = True) -> Runtime:
     elif not settings.database.exists():
         raise Usage(f"{settings.data} is no data folder yet", hint="submit a task first, or name one with --data")
     database = await Database.open(settings.database, schema=[STORE_SCHEMA, BUS_SCHEMA])
-    topology, codec = Topology(), Codec(CommittedIds())
+    topology, codec = Topology(), codec_of(settings)
     alive = functools.partial(is_alive, settings.run)
     store = SqliteStore(database, settings.bodies, codec, is_alive=alive, topology=topology)
     bus = EmbeddedBus(database, settings.run)
@@ -92,15 +98,48 @@ async def open_runtime(settings: Settings, *, create: bool = True) -> Runtime:
     return runtime
 
 
+def codec_of(settings: Settings) -> Codec:
+    """The codec of one process: committed ids in what is stored; on topics the same, or those of a registry."""
+    schema_ids, chosen = CommittedIds(), settings.registry
+    if not chosen.url:
+        return Codec(schema_ids)
+    from contracts.confluent import SchemaRegistry
+    from contracts.wire_ids import RegistryIds
+
+    registry = SchemaRegistry(
+        chosen.url,
+        user=chosen.user,
+        password=_plain(chosen.password),
+        token=_plain(chosen.token),
+        cafile=chosen.cafile,
+        timeout_seconds=chosen.timeout_seconds,
+    )
+    wire = RegistryIds(registry, schema_ids, register=chosen.register_schemas, memory=settings.registry_ids)
+    return Codec(schema_ids, wire)
+
+
+def _plain(secret: SecretStr | None) -> str:
+    return secret.get_secret_value() if secret is not None else ""
+
+
 async def announce(runtime: Runtime, recorded: Sequence[Recorded]) -> None:
-    """Publish events that were appended: the store has them already, this is the news."""
+    """Publish events that were appended: this is the news. The store has them, so that losing it only delays."""
+    try:
+        await _publish(runtime, recorded)
+    except Retryable as error:
+        log.warning("recorded, and the agents find it by their sweep; the news did not go out: %s", error)
+
+
+async def _publish(runtime: Runtime, recorded: Sequence[Recorded]) -> None:
     from bus.port import Message
 
+    wire = runtime.codec.wire
+    await wire.prepare({found for event in recorded if (found := framed_id(event.value)) is not None})
     messages = [
         Message(
             topic_for(event.envelope.type, event.envelope.source, runtime.topology),
             event.envelope.task_id.encode(),
-            event.value,
+            wire.outward(event.value),
             headers_of(event.envelope),
         )
         for event in recorded
@@ -230,6 +269,7 @@ async def run_agent(settings: Settings, role: str, *, instance: str = "") -> int
         known = {agent.role for agent in CORE_AGENTS}
         made = core_role(role, runtime) if role in known else await further_role(Path(role), runtime)
         holder = f"{made.agent.role}-{instance or os.getpid()}"
+        await runtime.codec.wire.prepare()
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -108,7 +108,7 @@ class Worker:
         """Stops 2 to 5; returns what was recorded and is to be published."""
         if work.careful:
             await brace(self, work)
-        event, value = self.read(work)  # stop 2: the envelope, its right to be said here, the payload
+        event, value = await self.read(work)  # stop 2: the envelope, its right to be said here, the payload
         if event is None:
             return ()
         claim = await self.ask(work, event, value)  # stop 3: the inbox
@@ -119,8 +119,8 @@ class Worker:
         emitted = await self.think(work, event, work.session)  # stop 4: what follows, by the role's own decision
         return await self.record(work, emitted)  # stop 5: one commit
 
-    def read(self, work: Work) -> tuple[Event | None, bytes]:
-        """Stop 2: the event, or None for what this role does not consume. Raises Rejected or Skew."""
+    async def read(self, work: Work) -> tuple[Event | None, bytes]:
+        """Stop 2: the event and its bytes as stored, or None for what this role does not consume. Raises Rejected or Skew."""
         if work.due is not None:
             work.envelope, value = work.due.event.envelope, work.due.event.value
         elif work.record is not None:
@@ -128,6 +128,7 @@ class Worker:
             if work.envelope.type not in self.agent.consumes:
                 return None, value
             self.topology.check_emission(work.envelope.type, work.envelope.source, work.record.topic)
+            value = await self.codec.wire.inward(value)
         else:
             raise ValueError("work is a record or something due")
         return self.codec.decode(work.envelope, value), value

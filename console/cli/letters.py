@@ -72,7 +72,7 @@ async def show(call: Call, letter: Reference, role: Role = "", json: Json = Fals
 
     runtime = await call.runtime()
     found = pick(await _letters(runtime), letter, role)
-    said = fields(found) | {"payload": payload_of(runtime, found), "stacktrace": found.letter.stacktrace}
+    said = fields(found) | {"payload": await payload_of(runtime, found), "stacktrace": found.letter.stacktrace}
     if json:
         put_json(said)
         return
@@ -111,12 +111,12 @@ async def _letters(runtime: Runtime) -> list[Found]:
     return await letters(runtime.bus, runtime.store, runtime.topology)
 
 
-def payload_of(runtime: Runtime, found: Found) -> Any:
+async def payload_of(runtime: Runtime, found: Found) -> Any:
     """The payload as far as it can be read."""
     from contracts.errors import GavotteError
 
     try:
-        return runtime.codec.decode_plain(found.letter.value)[2]
+        return runtime.codec.decode_plain(await runtime.codec.wire.inward(found.letter.value))[2]
     except GavotteError as error:
         return f"{len(found.letter.value)} bytes: {error.message}"
 
