@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from agents.tools.toolbox import Resources
     from agents.worker import Handle, ToolMaker
     from bus.port import Bus
+    from contracts.confluent import SchemaRegistry
     from embedded.file import Database
     from state_store.port import Recorded, StateStore
 
@@ -100,22 +101,34 @@ async def open_runtime(settings: Settings, *, create: bool = True) -> Runtime:
 
 def codec_of(settings: Settings) -> Codec:
     """The codec of one process: committed ids in what is stored; on topics the same, or those of a registry."""
-    schema_ids, chosen = CommittedIds(), settings.registry
-    if not chosen.url:
+    schema_ids = CommittedIds()
+    registry = registry_of(settings)
+    if registry is None:
         return Codec(schema_ids)
-    from contracts.confluent import SchemaRegistry
     from contracts.wire_ids import RegistryIds
 
-    registry = SchemaRegistry(
-        chosen.url,
+    chosen = settings.registry
+    return Codec(
+        schema_ids,
+        RegistryIds(registry, schema_ids, register=chosen.register_schemas, memory=settings.registry_ids),
+    )
+
+
+def registry_of(settings: Settings, url: str = "") -> SchemaRegistry | None:
+    """The schema registry at `url`, default that of the settings, with their login; None where neither names one."""
+    chosen = settings.registry
+    if not (url or chosen.url):
+        return None
+    from contracts.confluent import SchemaRegistry
+
+    return SchemaRegistry(
+        url or chosen.url,
         user=chosen.user,
         password=_plain(chosen.password),
         token=_plain(chosen.token),
         cafile=chosen.cafile,
         timeout_seconds=chosen.timeout_seconds,
     )
-    wire = RegistryIds(registry, schema_ids, register=chosen.register_schemas, memory=settings.registry_ids)
-    return Codec(schema_ids, wire)
 
 
 def _plain(secret: SecretStr | None) -> str:

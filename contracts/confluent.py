@@ -142,7 +142,7 @@ class SchemaRegistry:
                 hint="set registry.user and registry.password, or registry.token",
             )
         if status == 429 or status >= 500:
-            raise Unavailable(f"the schema registry {self.url} says {status}: {_said(raw)[0]}")
+            raise Unavailable(f"the schema registry {self.url} says {status} {_said(raw)[0]}".rstrip())
         message, code = _said(raw) if status >= 400 else ("", 0)
         if status in {409, 422} or (status >= 400 and status != 404):
             raise Refused(message or f"the schema registry says {status}", code="schema_refused")
@@ -216,6 +216,21 @@ async def breaks(registry: SchemaRegistry, schema: Schema) -> list[str]:
         except (ValueError, KeyError, TypeError) as error:
             raise GavotteError(f"version {number} of {subject_of(schema)} in the registry is no schema") from error
     return list(dict.fromkeys(found))
+
+
+async def standing(registry: SchemaRegistry, schema: Schema) -> tuple[int | None, list[str]]:
+    """How a schema stands in the registry: its id, None where it was not pushed, and what is wrong with it there."""
+    subject = subject_of(schema)
+    found, wrong = await registry.lookup(subject, schema.text), []
+    if found is None:
+        wrong = await breaks(registry, schema)
+        if not wrong and not await registry.is_compatible(subject, schema.text):
+            wrong = ["the registry finds it incompatible, and does not say why"]
+        return None, wrong
+    level = await registry.compatibility(subject)
+    if level != COMPATIBILITY:
+        wrong = [f"its compatibility there is {level or 'the default'}, not {COMPATIBILITY}: gavotte contracts push"]
+    return found, wrong
 
 
 async def known_id(registry: SchemaRegistry, schema: Schema) -> int:

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import pytest
 
+from deploy.local import registry
 from deploy.local.kafka import Kafka, Lacking
 
 
@@ -28,3 +29,15 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
         lacking(error)
     yield broker
     broker.stop()
+
+
+@pytest.fixture(scope="session")
+def schema_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[registry.Registry]:
+    """One running schema registry for all tests: each takes subjects of its own beside those of our events."""
+    found = registry.Registry(tmp_path_factory.mktemp("registry"))
+    try:
+        found.start()
+    except registry.Lacking as error:
+        lacking(error)
+    yield found
+    found.stop()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from console.cli.call import EXIT_FAILED, Call, Json, command
 from console.cli.output import put, put_fields, put_json, put_table
+
+if TYPE_CHECKING:
+    from contracts.confluent import SchemaRegistry
 
 contracts = typer.Typer(help="Events, their schemas and who says them.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -19,6 +22,7 @@ def add_to(app: typer.Typer) -> None:
     command(contracts, "list")(list_)
     command(contracts)(show)
     command(contracts)(check)
+    command(contracts)(push)
 
 
 def list_(_call: Call, json: Json = False) -> None:
@@ -75,14 +79,20 @@ def show(
     put_table(("field", "type", "default"), [(each["name"], each["type"], each["default"]) for each in fields])
 
 
-def check(
-    _call: Call,
+Url = Annotated[
+    str, typer.Option("--registry", metavar="URL", help="Base of a schema registry's API; login from the settings.")
+]
+
+
+async def check(
+    call: Call,
     against: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The contracts/schemas folder of a former release.")
     ] = None,
+    registry: Url = "",
     json: Json = False,
 ) -> int:
-    """Compare classes, schema files and ids with each other and a former release, both ways; exit 1 where they break."""
+    """Compare classes, schema files and ids with each other, a former release or a registry; exit 1 where they break."""
     from contracts.errors import Corrupt
     from contracts.events import EVENTS
     from contracts.evolution import check as breaks
@@ -91,13 +101,79 @@ def check(
         wrong = [str(one) for one in breaks(against)]
     except Corrupt as error:
         wrong = [error.message]
+    absent: list[str] = []
+    if registry:
+        further, absent = await _compared(call, registry)
+        wrong += further
     if json:
-        put_json({"events": len(EVENTS), "wrong": wrong})
+        put_json({"events": len(EVENTS), "wrong": wrong} | ({"not_pushed": absent} if registry else {}))
     else:
         for line in wrong:
             put(line)
-        put(f"{len(EVENTS)} events, {len(wrong)} wrong")
+        pushed = f", {len(absent)} not in the registry yet" if registry else ""
+        put(f"{len(EVENTS)} events, {len(wrong)} wrong{pushed}")
     return EXIT_FAILED if wrong else 0
+
+
+async def _compared(call: Call, url: str) -> tuple[list[str], list[str]]:
+    """What is wrong in the registry, and which events are not there yet."""
+    from contracts.confluent import standing
+    from contracts.registry import committed_schemas
+
+    registry = _registry(call, url)
+    wrong, absent = [], []
+    try:
+        for schema in committed_schemas():
+            name = f"{schema.type} v{schema.version}"
+            found, problems = await standing(registry, schema)
+            wrong += [f"{name}: {problem}" for problem in problems]
+            if found is None:
+                absent.append(name)
+    finally:
+        await registry.close()
+    return wrong, absent
+
+
+async def push(call: Call, registry: Url = "", json: Json = False) -> None:
+    """Register every event's schema in a schema registry, each subject held to FULL_TRANSITIVE; safe to repeat."""
+    from contracts.confluent import push as push_one
+    from contracts.confluent import subject_of
+    from contracts.registry import committed_schemas
+
+    there = _registry(call, registry)
+    rows = []
+    try:
+        for schema in committed_schemas():
+            known = await there.lookup(subject_of(schema), schema.text)
+            rows.append((schema, await push_one(there, schema), known is None))
+    finally:
+        await there.close()
+    if json:
+        put_json(
+            [
+                {"type": schema.type, "version": schema.version, "subject": subject_of(schema), "id": id_, "new": new}
+                for schema, id_, new in rows
+            ]
+        )
+        return
+    put_table(
+        ("id", "event", "version", "subject", ""),
+        [
+            (str(id_), schema.type, str(schema.version), subject_of(schema), "new" if new else "")
+            for schema, id_, new in rows
+        ],
+        right=("id", "version"),
+    )
+
+
+def _registry(call: Call, url: str) -> SchemaRegistry:
+    from agents.wiring import registry_of
+    from contracts.errors import Usage
+
+    found = registry_of(call.settings, url)
+    if found is None:
+        raise Usage("no schema registry is named", hint="--registry URL, or set GAVOTTE_REGISTRY__URL")
+    return found
 
 
 def row(type_: str, version: int) -> dict[str, Any]:
