@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from contracts import ids
 
@@ -25,8 +25,7 @@ OPERATOR_SOURCE = f"{SOURCE_PREFIX}operator"
 CLIENT_SOURCE = f"{SOURCE_PREFIX}client"
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """What travels in the headers: enough to route, dedupe, audit and trace without the payload.
 
     `time_us` is microseconds since the epoch. `causation_id` is the event that caused this one, None for a submission
@@ -96,8 +95,7 @@ class Event:
         if draft.causation_id is None:
             raise ValueError("only an event made by cause() can be sealed")
         return Event(
-            replace(
-                draft,
+            draft._replace(
                 id=ids.event_id(draft.task_id, draft.causation_id, producer, index),
                 time_us=time_us,
                 source=source or agent_source(producer),
@@ -107,7 +105,7 @@ class Event:
 
     def chained(self, causation_id: str) -> Event:
         """The same draft, caused by another event of the same task (a chain inside one commit)."""
-        return Event(replace(self.envelope, causation_id=causation_id), self.payload)
+        return Event(self.envelope._replace(causation_id=causation_id), self.payload)
 
 
 def root(

@@ -6,6 +6,7 @@ No `from __future__ import annotations` in this file: the schema generator reads
 import hashlib
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cache
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -434,6 +435,7 @@ def register(cls: type[Payload]) -> type[Payload]:
     if known is not None and known.model_json_schema() != cls.model_json_schema():
         raise Usage(f"event {key[0]} v{key[1]} is already defined otherwise", hint="choose another class name")
     _classes[key] = cls
+    latest_version.cache_clear()
     return cls
 
 
@@ -442,6 +444,7 @@ def payload_class(type_: str, version: int) -> type[Payload] | None:
     return _classes.get((type_, version))
 
 
+@cache
 def latest_version(type_: str) -> int | None:
     """The highest version of a type that this build knows, or None."""
     return max((version for name, version in _classes if name == type_), default=None)
