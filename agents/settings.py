@@ -6,8 +6,10 @@ the data folder, default. docs/settings.md is generated from the descriptions be
 
 from __future__ import annotations
 
+import functools
 import getpass
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +24,14 @@ PREFIX: Final = "GAVOTTE_"
 FILE_NAME: Final = "gavotte.toml"
 FOLDERS: Final = ("bodies", "git", "work", "releases", "run", "logs")
 DEFAULT_ORIGIN: Final = "default"
+SHORT_VARIABLES: Final = {PREFIX + "DATA": "data", PREFIX + "MODEL_URL": "model.url"}
+"""Variables of ours without the `__` of a section."""
+FOREIGN_VARIABLES: Final = {"ANTHROPIC_API_KEY": "model.api_key", "ANTHROPIC_BASE_URL": "model.url"}
+"""What others set for all their programs; anything of ours comes first."""
+
+
+_LOGIN: Final = re.compile(r"(://[^/?#:@\s]*):[^/?#@\s]*@")
+"""A password inside an address."""
 
 
 class Section(BaseModel):
@@ -184,6 +194,10 @@ class Settings(Section):
     def rows(self) -> list[tuple[str, str, str]]:
         """Every setting as (key, value, origin) in the order of this file; secrets are masked."""
         return [(key, _shown(value), self.origin(key)) for key, value in _walk(self)]
+
+    def value(self, key: str) -> Any:
+        """The value of `worker.concurrency` and the like."""
+        return functools.reduce(getattr, key.split("."), self)
 
     def environment(self) -> dict[str, str]:
         """The variables that give a child process these same settings, taken with the parent's own environment."""
@@ -441,7 +455,9 @@ def _shown(value: Any) -> str:
         return "********"
     if value is None:
         return ""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    return str(value).lower() if isinstance(value, bool) else _LOGIN.sub(r"\1:********@", str(value))
 
 
 def login_name() -> str:

@@ -1,27 +1,27 @@
-"""The machine and the data folder: `doctor`, `config show`, `rebuild`, `prune`, `audit verify`, `version`."""
+"""The machine and the data folder: `doctor`, `rebuild`, `prune`, `audit verify`, `version`."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from console.cli.call import EXIT_FAILED, Call, Json, command
-from console.cli.output import put, put_json, put_table, say, styled
+from console.cli.output import put, put_json, say, styled
 from console.harmless import harmless
 from console.words import count, span
 
+if TYPE_CHECKING:
+    from console.doctor import Finding
+
 STYLES = {"ok": "green", "better": "yellow", "lacks": "red"}
 
-config = typer.Typer(help="Settings and where each came from.", no_args_is_help=True, rich_markup_mode=None)
 audit = typer.Typer(help="Proof that the record is whole.", no_args_is_help=True, rich_markup_mode=None)
 
 
 def add_to(app: typer.Typer) -> None:
     """Put these commands into the program."""
     command(app)(doctor)
-    app.add_typer(config, name="config")
-    command(config, "show")(show)
     command(app)(rebuild)
     command(app)(prune)
     app.add_typer(audit, name="audit")
@@ -33,7 +33,11 @@ async def doctor(call: Call, json: Json = False) -> int:
     """Look at what this machine has and lacks; exit 1 where something needed is missing."""
     from console.doctor import examine
 
-    found = await examine(call.settings)
+    return put_findings(await examine(call.settings), json=json)
+
+
+def put_findings(found: list[Finding], *, json: bool) -> int:
+    """Findings as lines, or JSON; returns the exit code."""
     if json:
         put_json([{"name": f.name, "verdict": f.verdict, "finding": f.finding, "hint": f.hint} for f in found])
     else:
@@ -42,15 +46,6 @@ async def doctor(call: Call, json: Json = False) -> int:
             if each.hint:
                 put(f"{'':<19}try: {harmless(each.hint)}")
     return EXIT_FAILED if any(each.verdict == "lacks" for each in found) else 0
-
-
-def show(call: Call, json: Json = False) -> None:
-    """Print every setting, its value and its origin; secrets are masked."""
-    rows = call.settings.rows()
-    if json:
-        put_json([{"key": key, "value": value, "origin": origin} for key, value, origin in rows])
-        return
-    put_table(("setting", "value", "origin"), rows)
 
 
 async def rebuild(call: Call, json: Json = False) -> None:

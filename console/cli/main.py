@@ -13,6 +13,7 @@ import typer
 
 from console.cli import (
     acts,
+    config,
     contracts,
     demo,
     events,
@@ -61,7 +62,7 @@ def _everything(
     """What stands before any command."""
 
 
-for room in (processes, submit, tasks, watch, events, acts, projects, letters, contracts, machine, demo):
+for room in (processes, submit, tasks, watch, events, acts, projects, letters, contracts, config, machine, demo):
     room.add_to(app)
 
 
