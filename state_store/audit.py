@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from contracts.envelope import Envelope
 from state_store.port import Recorded
-from state_store.queries import SQL
+from state_store.transaction import Transaction
 
 GENESIS: Final = "0" * 64
 """What the first event of a stream names as its predecessor."""
+
+EVENTS_PER_PAGE: Final = 1_000
+"""Events held in memory at once while all are verified."""
 
 Heads = Mapping[str, tuple[int, str]]
 """task id -> (sequence, hash) of the last event."""
@@ -78,18 +79,20 @@ class _Stream:
         self.sequence, self.position, self.hash = event.sequence, event.position, event.hash
 
 
-def faults(connection: sqlite3.Connection, heads: Heads | None = None) -> list[str]:
+async def faults(tx: Transaction, heads: Heads | None = None) -> list[str]:
     """All that is wrong with the log, in words; `heads` are earlier exported ends of streams."""
-    found: list[str] = []
-    ends: dict[str, tuple[int, str]] = {}
     remembered = {task: at for task, at in (heads or {}).items() if at[0] > 0}
-    for stream in _streams(connection, remembered, found):
-        ends[stream.task_id] = (stream.sequence, stream.hash)
-        found += stream.faults
-    count, first, last = connection.execute(SQL["position_gaps"]).fetchone()
+    chain = _Chain(remembered)
+    after: tuple[str, int] = ("", 0)
+    while page := await tx.rows("chain", (*after, EVENTS_PER_PAGE)):
+        for row in page:
+            chain.take(recorded(row))
+        after = chain.end()
+    found, ends = chain.close(), chain.ends
+    count, first, last = await tx.one("position_gaps")
     if first != 1 or count != last:
         found.append(f"the log: {last - count} of its {last} positions are empty")
-    for task_id, sequence, head_hash in connection.execute(SQL["view_heads"]):
+    for task_id, sequence, head_hash in await tx.rows("view_heads"):
         end, hash_ = ends.get(task_id, (0, GENESIS))
         if end < sequence or (end == sequence and hash_ != head_hash):
             found.append(f"task {task_id}: the view has seen event {sequence}, the stream ends otherwise at {end}")
@@ -100,31 +103,37 @@ def faults(connection: sqlite3.Connection, heads: Heads | None = None) -> list[s
     return found
 
 
-def _streams(connection: sqlite3.Connection, heads: Heads, found: list[str]) -> Iterator[_Stream]:
-    stream: _Stream | None = None
-    for row in connection.execute(SQL["chain"]):
-        event = recorded(row)
-        if stream is None or stream.task_id != event.envelope.task_id:
-            if stream is not None:
-                yield stream
-            stream = _Stream(event.envelope.task_id)
-        stream.take(event)
-        known = heads.get(stream.task_id)
+class _Chain:
+    """All streams, event by event in the order of tasks and sequences."""
+
+    def __init__(self, remembered: Heads) -> None:
+        self.remembered = remembered
+        self.ends: dict[str, tuple[int, str]] = {}
+        self.faults: list[str] = []
+        self.stream = _Stream("")
+
+    def take(self, event: Recorded) -> None:
+        task_id = event.envelope.task_id
+        if task_id != self.stream.task_id:
+            self.close()
+            self.stream = _Stream(task_id)
+        self.stream.take(event)
+        known = self.remembered.get(task_id)
         if known is not None and known[0] == event.sequence and known[1] != event.hash:
-            found.append(f"task {stream.task_id}, event {event.sequence}: it is not the one whose hash was exported")
-    if stream is not None:
-        yield stream
+            self.faults.append(f"task {task_id}, event {event.sequence}: it is not the one whose hash was exported")
+
+    def end(self) -> tuple[str, int]:
+        """The task and sequence that were taken last."""
+        return self.stream.task_id, self.stream.sequence
+
+    def close(self) -> list[str]:
+        """The stream at hand is at its end; all that was found so far."""
+        if self.stream.task_id:
+            self.ends[self.stream.task_id] = (self.stream.sequence, self.stream.hash)
+            self.faults += self.stream.faults
+        return self.faults
 
 
-def heads(connection: sqlite3.Connection) -> dict[str, tuple[int, str]]:
+async def heads(tx: Transaction) -> dict[str, tuple[int, str]]:
     """The ends of all streams, to be kept where those who write the log cannot write."""
-    return {task_id: (sequence, hash_) for task_id, sequence, hash_ in connection.execute(SQL["stream_heads"])}
-
-
-def verify_file(path: Path, exported: Heads | None = None) -> list[str]:
-    """Check a database file that nobody needs to be running for; it is opened for reading only."""
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-    try:
-        return faults(connection, exported)
-    finally:
-        connection.close()
+    return {task_id: (sequence, hash_) for task_id, sequence, hash_ in await tx.rows("stream_heads")}

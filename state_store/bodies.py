@@ -7,14 +7,13 @@ import contextlib
 import hashlib
 import os
 import re
-import sqlite3
 from pathlib import Path
 from typing import Final
 
 from contracts.crashpoints import crashpoint
 from contracts.errors import Corrupt, Unavailable
 from contracts.events import INLINE_BYTES_MAX
-from state_store.queries import SQL
+from state_store.transaction import Transaction
 
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -33,10 +32,10 @@ class Bodies:
     def fits_row(self, raw: bytes) -> bool:
         return self.folder is None or len(raw) <= INLINE_BYTES_MAX
 
-    def put_row(self, conn: sqlite3.Connection, raw: bytes) -> str:
+    async def put_row(self, tx: Transaction, raw: bytes) -> str:
         """Store a small body in the transaction at hand."""
         digest = digest_of(raw)
-        conn.execute(SQL["body_put"], (digest, raw))
+        await tx.run("body_put", (digest, raw))
         return digest
 
     async def put_file(self, raw: bytes) -> str:
@@ -49,9 +48,9 @@ class Bodies:
         crashpoint("store.body_file.after")
         return digest
 
-    def read(self, conn: sqlite3.Connection, digest: str) -> bytes | None:
+    async def read(self, tx: Transaction, digest: str) -> bytes | None:
         """The bytes of a digest, or None; raises Corrupt where they are not what the digest says."""
-        row = conn.execute(SQL["body_by_digest"], (digest,)).fetchone()
+        row = await tx.row("body_by_digest", (digest,))
         raw: bytes | None = row[0] if row else self._read_file(digest)
         if raw is not None and digest_of(raw) != digest:
             raise Corrupt(f"body {digest} was changed on the disk", hint="restore the bodies folder from the backup")

@@ -6,7 +6,6 @@ Whether the event comes from an operator, from the bus or from a role makes no d
 from __future__ import annotations
 
 import json
-import sqlite3
 from typing import Any, Final
 
 from contracts.envelope import Event
@@ -17,8 +16,8 @@ from contracts.topology import CORE_AGENTS
 from state_store import leases
 from state_store.fold import TaskState
 from state_store.port import Encoded, Recorded
-from state_store.queries import SQL
 from state_store.streams import Head, Streams, next_state
+from state_store.transaction import Transaction
 
 CORE_ROLES: Final = frozenset(agent.role for agent in CORE_AGENTS)
 """The roles of the dance. Others write annotations and may do so after the end."""
@@ -27,8 +26,8 @@ _CORE_ROLES_JSON: Final = json.dumps(sorted(CORE_ROLES))
 DECISIONS: Final = frozenset({"ApprovalGranted", "ApprovalDenied"})
 
 
-def admit(
-    conn: sqlite3.Connection,
+async def admit(
+    tx: Transaction,
     streams: Streams,
     head: Head,
     encoded: Encoded,
@@ -44,16 +43,16 @@ def admit(
     if event.task_id != head.task_id:
         raise Illegal(f"{event.type} {event.id} is of task {event.task_id}, not of {head.task_id}")
     if state is None:
-        check_word(conn, head, event, now_us)
+        await check_word(tx, head, event, now_us)
         state = next_state(head, event)
     if event.type in TERMINAL_TYPES:
-        _check_effects(conn, event)
-    recorded = streams.append(conn, head, encoded, state, now_us)
-    _follow(conn, head, event, now_us)
+        await _check_effects(tx, event)
+    recorded = await streams.append(tx, head, encoded, state, now_us)
+    await _follow(tx, head, event, now_us)
     return recorded
 
 
-def check_word(conn: sqlite3.Connection, head: Head, event: Event, now_us: int) -> None:
+async def check_word(tx: Transaction, head: Head, event: Event, now_us: int) -> None:
     """What the table of transitions cannot know: clocks, earlier decisions, kills, tasks that are not there."""
     if event.type in DECISIONS:
         check_decision(head.state, event, now_us)
@@ -65,7 +64,7 @@ def check_word(conn: sqlite3.Connection, head: Head, event: Event, now_us: int) 
     elif event.type == "KillRaised":
         _check_kill(event)
     elif event.type == "KillLifted":
-        _check_lift(conn, event)
+        await _check_lift(tx, event)
     elif head.sequence == 0 and event.type != "TaskSubmitted" and head.task_id != SYSTEM_TASK:
         raise Illegal(f"{event.type} names task {head.task_id}, which does not exist", hint="gavotte tasks lists them")
 
@@ -93,9 +92,9 @@ def _check_kill(event: Event) -> None:
         raise Illegal(f"KillRaised of scope {payload.scope} belongs into the stream of {home}, not of {event.task_id}")
 
 
-def _check_lift(conn: sqlite3.Connection, event: Event) -> None:
+async def _check_lift(tx: Transaction, event: Event) -> None:
     payload: Any = event.payload
-    found = leases.kill_by_event(conn, payload.kill_id)
+    found = await leases.kill_by_event(tx, payload.kill_id)
     if found is None:
         raise NotFound(
             f"no kill was raised by event {payload.kill_id}", hint="gavotte lift names those that are active"
@@ -108,8 +107,8 @@ def _check_lift(conn: sqlite3.Connection, event: Event) -> None:
         raise Illegal(f"KillLifted of {payload.kill_id} belongs into the stream of {home}, not of {event.task_id}")
 
 
-def _check_effects(conn: sqlite3.Connection, event: Event) -> None:
-    row = conn.execute(SQL["open_effect"], (event.task_id,)).fetchone()
+async def _check_effects(tx: Transaction, event: Event) -> None:
+    row = await tx.row("open_effect", (event.task_id,))
     if row is not None:
         raise Conflict(
             f"task {event.task_id} cannot end while it is unknown whether {row[0]} happened",
@@ -118,26 +117,26 @@ def _check_effects(conn: sqlite3.Connection, event: Event) -> None:
         )
 
 
-def _follow(conn: sqlite3.Connection, head: Head, event: Event, now_us: int) -> None:
+async def _follow(tx: Transaction, head: Head, event: Event, now_us: int) -> None:
     payload: Any = event.payload
     match event.type:
         case "TaskResumed":
-            conn.execute(SQL["resume_parked"], {"task_id": head.task_id, "basis": head.sequence, "now_us": now_us})
+            await tx.run("resume_parked", {"task_id": head.task_id, "basis": head.sequence, "now_us": now_us})
         case "BudgetRaised":
-            conn.execute(SQL["raise_parked"], {"task_id": head.task_id, "basis": head.sequence, "now_us": now_us})
+            await tx.run("raise_parked", {"task_id": head.task_id, "basis": head.sequence, "now_us": now_us})
         case "KillRaised":
             target = (payload.target or event.task_id) if payload.scope == "task" else payload.target
-            conn.execute(SQL["kill_insert"], (event.id, payload.scope, target, payload.reason))
+            await tx.run("kill_insert", (event.id, payload.scope, target, payload.reason))
         case "KillLifted":
-            conn.execute(SQL["kill_lift"], (event.id, payload.kill_id))
-            conn.execute(SQL["lift_parked"], {"now_us": now_us})
+            await tx.run("kill_lift", (event.id, payload.kill_id))
+            await tx.run("lift_parked", {"now_us": now_us})
         case "TaskSucceeded" | "TaskFailed" | "TaskCancelled":
-            _end(conn, event, now_us)
+            await _end(tx, event, now_us)
 
 
-def _end(conn: sqlite3.Connection, event: Event, now_us: int) -> None:
-    conn.execute(
-        SQL["close_open"],
+async def _end(tx: Transaction, event: Event, now_us: int) -> None:
+    await tx.run(
+        "close_open",
         {
             "task_id": event.task_id,
             "roles": _CORE_ROLES_JSON,
@@ -145,4 +144,4 @@ def _end(conn: sqlite3.Connection, event: Event, now_us: int) -> None:
             "now_us": now_us,
         },
     )
-    conn.execute(SQL["drop_leases"], {"task_id": event.task_id, "roles": _CORE_ROLES_JSON})
+    await tx.run("drop_leases", {"task_id": event.task_id, "roles": _CORE_ROLES_JSON})

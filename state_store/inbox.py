@@ -7,8 +7,7 @@ of the task as it is then. Each of the three looks once (`context`), and writes 
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -33,8 +32,8 @@ from state_store.port import (
     Started,
     Step,
 )
-from state_store.queries import SQL
 from state_store.streams import Head, Streams, next_state, recorded
+from state_store.transaction import Transaction
 
 CLOSED: Final = frozenset({"superseded", "dead", "parked"})
 _CONTROL_JSON: Final = json.dumps(HEARD_BY_ALL)
@@ -77,17 +76,16 @@ class Context(NamedTuple):
 class Inbox:
     """Deliveries of all roles. `streams` reads and appends, `rules` are those of leases."""
 
-    def __init__(self, streams: Streams, journal: Journal, rules: Leases, clock: Callable[[], int]) -> None:
+    def __init__(self, streams: Streams, journal: Journal, rules: Leases) -> None:
         self.streams = streams
         self.journal = journal
         self.rules = rules
-        self.clock = clock
 
     # -- may I -------------------------------------------------------------------------------------------------------
 
-    def claim(
+    async def claim(
         self,
-        conn: sqlite3.Connection,
+        tx: Transaction,
         role: str,
         event: Encoded | None,
         envelope: Envelope,
@@ -97,33 +95,33 @@ class Inbox:
         """Stop 3."""
         task_id, cause_id = envelope.task_id, envelope.id
         key = inbox_id or cause_id
-        c = _context(conn, role, key, cause_id, task_id)
+        c = await _context(tx, role, key, cause_id, task_id)
         if c.status == "done":
-            unpublished = () if c.published else self._emitted(conn, c)
+            unpublished = () if c.published else await self._emitted(tx, c, task_id)
             return Claim("done", basis=c.basis or 0, attempt=c.attempt or 0, unpublished=unpublished)
         if c.status in CLOSED:
-            unpublished = () if c.published else self._emitted(conn, c)
+            unpublished = () if c.published else await self._emitted(tx, c, task_id)
             return Claim("closed", detail=c.reason or c.status or "", unpublished=unpublished)
         known = c.sequence is not None
         own = holder != "" and (c.lease_holder, c.lease_event) == (holder, key)
-        wait = "" if own else self._wait(conn, c, role, key, task_id, envelope.type, by_deadline=key != cause_id)
+        wait = "" if own else await self._wait(tx, c, role, key, task_id, envelope.type, by_deadline=key != cause_id)
         if wait:
             return Claim("waiting", basis=c.basis or 0, known=known, detail=wait)
-        return self._free(conn, c, role, event, envelope, key)
+        return await self._free(tx, c, role, event, envelope, key)
 
-    def _wait(
-        self, conn: sqlite3.Connection, c: Context, role: str, key: str, task_id: str, type_: str, *, by_deadline: bool
+    async def _wait(
+        self, tx: Transaction, c: Context, role: str, key: str, task_id: str, type_: str, *, by_deadline: bool
     ) -> str:
         """Why this delivery must wait, or nothing."""
-        if self._leased(c):
+        if self._leased(tx, c):
             return f"{c.lease_holder} works on this task for {role}"
-        if c.status == "retry" and (c.due_us or 0) > self.clock():
+        if c.status == "retry" and (c.due_us or 0) > tx.now_us():
             return "its next attempt is not due yet"
         if task_id == SYSTEM_TASK:
             return ""
         passes = by_deadline or type_ in HEARD_BY_ALL
-        earlier = conn.execute(
-            SQL["earlier_begun" if passes else "earlier_open"],
+        earlier = await tx.row(
+            "earlier_begun" if passes else "earlier_open",
             {
                 "role": role,
                 "task_id": task_id,
@@ -131,29 +129,29 @@ class Inbox:
                 "event_id": key,
                 "control": _CONTROL_JSON,
             },
-        ).fetchone()
+        )
         return f"event {earlier[0]} of this task comes first ({earlier[1]})" if earlier else ""
 
-    def _free(
-        self, conn: sqlite3.Connection, c: Context, role: str, event: Encoded | None, envelope: Envelope, key: str
+    async def _free(
+        self, tx: Transaction, c: Context, role: str, event: Encoded | None, envelope: Envelope, key: str
     ) -> Claim:
         task_id, known = envelope.task_id, c.sequence is not None
         if not known and event is None:
             return Claim("free", known=False, starts=c.starts or 0, attempt=c.attempt or 0, kill_seq=c.kill_seq)
-        head = self._head(conn, c, task_id)
+        head = await self._head(tx, c, task_id)
         if head.state.ended and role in CORE_ROLES:
             return Claim("closed", known=known, detail=f"the task has ended: {head.state.step}")
         if key != envelope.id and deadline_id(head.state) != key:
             return Claim("closed", known=known, detail="the task has moved on")
         basis = c.basis or 0
         if basis and (known or basis <= head.sequence):
-            state = head.state if basis == head.sequence else self.streams.state_at(conn, task_id, basis)
+            state = head.state if basis == head.sequence else await self.streams.state_at(tx, task_id, basis)
         elif known:
             basis, state = head.sequence, head.state
         else:
             assert event is not None  # noqa: S101  # checked above
             try:
-                check_word(conn, head, event.event, self.clock())
+                await check_word(tx, head, event.event, tx.now_us())
                 basis, state = head.sequence + 1, next_state(head, event.event)
             except (Conflict, NotFound) as error:
                 return Claim("closed", known=False, detail=error.message)
@@ -165,91 +163,91 @@ class Inbox:
             known=known,
             starts=c.starts or 0,
             attempt=c.attempt or 0,
-            steps=self.journal.of_delivery(conn, task_id, envelope.id, role) if c.status else (),
-            unpublished=() if c.published or not c.status else self._emitted(conn, c),
+            steps=await self.journal.of_delivery(tx, task_id, envelope.id, role) if c.status else (),
+            unpublished=() if c.published or not c.status else await self._emitted(tx, c, task_id),
             kill_seq=c.kill_seq,
-            killed_by=leases.kill_reason(conn, c.killed_by) if c.killed_by else "",
+            killed_by=await leases.kill_reason(tx, c.killed_by) if c.killed_by else "",
         )
 
     # -- I begin -----------------------------------------------------------------------------------------------------
 
-    def start(self, conn: sqlite3.Connection, d: Delivery, consumed: Encoded | None, *, waiting: bool) -> Started:
+    async def start(self, tx: Transaction, d: Delivery, consumed: Encoded | None, *, waiting: bool) -> Started:
         """The durable start, or the note that the event waits its turn."""
-        c = _context(conn, d.role, d.event_id, d.cause_id, d.task_id)
+        c = await _context(tx, d.role, d.event_id, d.cause_id, d.task_id)
         if c.status == "done" or c.status in CLOSED:
             return Started("closed", detail=c.reason or c.status or "")
         if not waiting and _newly_killed(c, d):
-            return Started("killed", detail=leases.kill_reason(conn, c.killed_by or 0))
-        head = self._head(conn, c, d.task_id)
+            return Started("killed", detail=await leases.kill_reason(tx, c.killed_by or 0))
+        head = await self._head(tx, c, d.task_id)
         if head.state.ended and d.role in CORE_ROLES:
             return Started("closed", detail=f"the task has ended: {head.state.step}")
         try:
-            c = self._record_consumed(conn, head, c, consumed)
+            c = await self._record_consumed(tx, head, c, consumed)
         except (Conflict, NotFound) as error:
             return Started("closed", detail=error.message)
         if not waiting and c.status == "started" and _leased_by(c, d):
-            return self._started_before(conn, d, c)
+            return await self._started_before(tx, d, c)
         type_ = c.type or ""
-        wait = self._wait(conn, c, d.role, d.event_id, d.task_id, type_, by_deadline=d.event_id != d.cause_id)
+        wait = await self._wait(tx, c, d.role, d.event_id, d.task_id, type_, by_deadline=d.event_id != d.cause_id)
         if waiting or wait:
             if c.status is None:
-                self._put(conn, d, c, "waiting", reason=wait)
+                await self._put(tx, d, c, "waiting", reason=wait)
             return Started("waiting", starts=c.starts or 0, detail=wait)
         starts = (c.starts or 0) + 1
-        token = self.rules.take(conn, d)
+        token = await self.rules.take(tx, d)
         started = c._replace(starts=starts, basis=c.basis or max(d.basis, c.sequence or 0))
-        self._put(conn, d, started, "started")
-        return Started("started", token, starts, self._steps(conn, d))
+        await self._put(tx, d, started, "started")
+        return Started("started", token, starts, await self._steps(tx, d))
 
-    def _started_before(self, conn: sqlite3.Connection, d: Delivery, c: Context) -> Started:
+    async def _started_before(self, tx: Transaction, d: Delivery, c: Context) -> Started:
         """The same beginning asked for again: the lease lives on; a basis that was not known then is known now."""
-        self.rules.renew(conn, d.holder, d.role)
+        await self.rules.renew(tx, d.holder, d.role)
         if not c.basis:
-            self._put(conn, d, c._replace(basis=max(d.basis, c.sequence or 0)), "started")
-        return Started("started", c.token or 0, c.starts or 0, self._steps(conn, d))
+            await self._put(tx, d, c._replace(basis=max(d.basis, c.sequence or 0)), "started")
+        return Started("started", c.token or 0, c.starts or 0, await self._steps(tx, d))
 
-    def _steps(self, conn: sqlite3.Connection, d: Delivery) -> tuple[Step, ...]:
-        return self.journal.of_delivery(conn, d.task_id, d.cause_id, d.role)
+    async def _steps(self, tx: Transaction, d: Delivery) -> tuple[Step, ...]:
+        return await self.journal.of_delivery(tx, d.task_id, d.cause_id, d.role)
 
     # -- this is what came of it -------------------------------------------------------------------------------------
 
-    def commit(self, conn: sqlite3.Connection, request: Commit) -> Committed:
+    async def commit(self, tx: Transaction, request: Commit) -> Committed:
         """Stop 5."""
         d = request.delivery
-        c = _context(conn, d.role, d.event_id, d.cause_id, d.task_id)
+        c = await _context(tx, d.role, d.event_id, d.cause_id, d.task_id)
         if c.status == "done":
-            return Committed("repeated", self._emitted(conn, c))
+            return Committed("repeated", await self._emitted(tx, c, d.task_id))
         if c.status == "superseded":
             return Committed("superseded", detail=c.reason or "")
-        fenced = self._fenced(c, d)
+        fenced = self._fenced(tx, c, d)
         if fenced:
             return Committed("fenced", detail=fenced)
-        head = self._head(conn, c, d.task_id)
+        head = await self._head(tx, c, d.task_id)
         try:
-            c = self._record_consumed(conn, head, c, request.consumed)
+            c = await self._record_consumed(tx, head, c, request.consumed)
         except (Conflict, NotFound) as error:
-            return self._supersede(conn, d, c, error.message)
+            return await self._supersede(tx, d, c, error.message)
         if _newly_killed(c, d):
-            reason = leases.kill_reason(conn, c.killed_by or 0)
-            self._close(conn, d, c, "parked", reason=reason, reason_code="killed")
+            reason = await leases.kill_reason(tx, c.killed_by or 0)
+            await self._close(tx, d, c, "parked", reason=reason, reason_code="killed")
             return Committed("killed", detail=reason)
         states, refusal = _judge(head, d, request.emitted)
         if not refusal and head.state.ended and d.role in CORE_ROLES and request.status != "done":
             refusal = f"the task has ended: {head.state.step}"
         if refusal:
-            return self._supersede(conn, d, c, refusal)
-        return self._accept(conn, request, c, head, states)
+            return await self._supersede(tx, d, c, refusal)
+        return await self._accept(tx, request, c, head, states)
 
-    def _accept(
-        self, conn: sqlite3.Connection, request: Commit, c: Context, head: Head, states: Sequence[TaskState]
+    async def _accept(
+        self, tx: Transaction, request: Commit, c: Context, head: Head, states: Sequence[TaskState]
     ) -> Committed:
-        d, now_us, before = request.delivery, self.clock(), head.sequence
-        emitted = tuple(
-            admit(conn, self.streams, head, encoded, now_us, state=state)
+        d, now_us, before = request.delivery, tx.now_us(), head.sequence
+        emitted = [
+            await admit(tx, self.streams, head, encoded, now_us, state=state)
             for encoded, state in zip(request.emitted, states, strict=True)
-        )
+        ]
         if head.sequence != before:
-            views.save(conn, head, now_us)
+            await views.save(tx, head, now_us)
         status: DeliveryStatus = request.status
         due_us = request.due_us if status == "retry" else None
         if status == "parked" and request.reason_code == "killed" and not c.killed_by:
@@ -259,40 +257,40 @@ class Inbox:
         else:
             c = c._replace(published=1, emitted_from=None, emitted_upto=None)
         c = c._replace(attempt=request.attempt or c.attempt or 0)
-        self._close(conn, d, c, status, reason=request.reason, reason_code=request.reason_code, due_us=due_us)
-        return Committed("recorded", emitted)
+        await self._close(tx, d, c, status, reason=request.reason, reason_code=request.reason_code, due_us=due_us)
+        return Committed("recorded", tuple(emitted))
 
-    def _record_consumed(self, conn: sqlite3.Connection, head: Head, c: Context, consumed: Encoded | None) -> Context:
+    async def _record_consumed(self, tx: Transaction, head: Head, c: Context, consumed: Encoded | None) -> Context:
         """Append the consumed event where it is unknown; the look afterwards. Raises Conflict or NotFound."""
         if consumed is None or c.sequence is not None:
             return c
-        now_us = self.clock()
-        event = admit(conn, self.streams, head, consumed, now_us)
-        views.save(conn, head, now_us)
+        now_us = tx.now_us()
+        event = await admit(tx, self.streams, head, consumed, now_us)
+        await views.save(tx, head, now_us)
         return c._replace(sequence=event.sequence, type=event.envelope.type)
 
-    def _fenced(self, c: Context, d: Delivery) -> str:
+    def _fenced(self, tx: Transaction, c: Context, d: Delivery) -> str:
         """Why this worker may not write any more, or nothing."""
         if d.token:
             return "" if c.token == d.token else f"another worker holds the task (token {c.token}, not {d.token})"
         if c.status in {"parked", "dead"}:
             return f"the delivery was {c.status} meanwhile"
-        if self._leased(c) and not _leased_by(c, d):
+        if self._leased(tx, c) and not _leased_by(c, d):
             return f"{c.lease_holder} works on this task for {d.role}"
         return ""
 
-    def _leased(self, c: Context) -> bool:
+    def _leased(self, tx: Transaction, c: Context) -> bool:
         if c.lease_holder is None or c.lease_expires_us is None:
             return False
-        return self.rules.holds(c.lease_holder, c.lease_expires_us)
+        return self.rules.holds(tx, c.lease_holder, c.lease_expires_us)
 
-    def _supersede(self, conn: sqlite3.Connection, d: Delivery, c: Context, reason: str) -> Committed:
-        self._close(conn, d, c, "superseded", reason=reason, reason_code="conflict")
+    async def _supersede(self, tx: Transaction, d: Delivery, c: Context, reason: str) -> Committed:
+        await self._close(tx, d, c, "superseded", reason=reason, reason_code="conflict")
         return Committed("superseded", detail=reason)
 
-    def _close(
+    async def _close(
         self,
-        conn: sqlite3.Connection,
+        tx: Transaction,
         d: Delivery,
         c: Context,
         status: DeliveryStatus,
@@ -301,13 +299,13 @@ class Inbox:
         reason_code: str = "",
         due_us: int | None = None,
     ) -> None:
-        self._put(conn, d, c, status, reason=reason, reason_code=reason_code, due_us=due_us)
+        await self._put(tx, d, c, status, reason=reason, reason_code=reason_code, due_us=due_us)
         if c.token and c.lease_event == d.event_id:
-            leases.release(conn, c.token)
+            await leases.release(tx, c.token)
 
-    def _put(
+    async def _put(
         self,
-        conn: sqlite3.Connection,
+        tx: Transaction,
         d: Delivery,
         c: Context,
         status: DeliveryStatus,
@@ -317,8 +315,8 @@ class Inbox:
         due_us: int | None = None,
     ) -> None:
         basis = 0 if status == "waiting" else c.basis or d.basis
-        conn.execute(
-            SQL["delivery_put"],
+        await tx.run(
+            "delivery_put",
             (
                 d.role,
                 d.event_id,
@@ -338,25 +336,25 @@ class Inbox:
                 c.emitted_from,
                 c.emitted_upto,
                 d.holder,
-                self.clock(),
+                tx.now_us(),
             ),
         )
 
-    def _head(self, conn: sqlite3.Connection, c: Context, task_id: str) -> Head:
-        return self.streams.head_from(
-            conn, task_id, c.head_sequence, c.head_hash, c.view_sequence, c.view_version, c.view_state
+    async def _head(self, tx: Transaction, c: Context, task_id: str) -> Head:
+        return await self.streams.head_from(
+            tx, task_id, c.head_sequence, c.head_hash, c.view_sequence, c.view_version, c.view_state
         )
 
-    def _emitted(self, conn: sqlite3.Connection, c: Context) -> tuple[Recorded, ...]:
+    async def _emitted(self, tx: Transaction, c: Context, task_id: str) -> tuple[Recorded, ...]:
         if c.emitted_from is None:
             return ()
-        rows = conn.execute(SQL["events_between"], (c.emitted_from, c.emitted_upto))
+        rows = await tx.rows("events_between", (c.emitted_from, c.emitted_upto, task_id))
         return tuple(recorded(row) for row in rows)
 
 
-def _context(conn: sqlite3.Connection, role: str, event_id: str, cause_id: str, task_id: str) -> Context:
+async def _context(tx: Transaction, role: str, event_id: str, cause_id: str, task_id: str) -> Context:
     keys = {"role": role, "event_id": event_id, "cause_id": cause_id, "task_id": task_id}
-    return Context._make(conn.execute(SQL["context"], keys).fetchone())
+    return Context._make(await tx.one("context", keys))
 
 
 def _leased_by(c: Context, d: Delivery) -> bool:
@@ -389,29 +387,29 @@ def _judge(head: Head, d: Delivery, emitted: Sequence[Encoded]) -> tuple[list[Ta
     return states, ""
 
 
-def published(conn: sqlite3.Connection, role: str, inbox_ids: Sequence[str]) -> None:
+async def published(tx: Transaction, role: str, inbox_ids: Sequence[str]) -> None:
     """What these deliveries emitted is on the bus."""
-    conn.executemany(SQL["delivery_published"], [(role, event_id) for event_id in inbox_ids])
+    await tx.each("delivery_published", [(role, event_id) for event_id in inbox_ids])
 
 
-def forgive(conn: sqlite3.Connection, d: Delivery, now_us: int) -> None:
+async def forgive(tx: Transaction, d: Delivery, now_us: int) -> None:
     """Take back one start and let the lease go."""
-    row = conn.execute(SQL["lease_of"], (d.role, d.task_id)).fetchone()
+    row = await tx.row("lease_of", (d.role, d.task_id))
     if d.token and row is not None and row[0] == d.token:
-        conn.execute(SQL["delivery_forgive"], (now_us, d.role, d.event_id))
-        leases.release(conn, d.token)
+        await tx.run("delivery_forgive", (now_us, d.role, d.event_id))
+        await leases.release(tx, d.token)
 
 
-def reopen(conn: sqlite3.Connection, role: str, event_id: str, now_us: int) -> bool:
+async def reopen(tx: Transaction, role: str, event_id: str, now_us: int) -> bool:
     """Make a dead or parked delivery due now."""
     keys = {"role": role, "event_id": event_id, "now_us": now_us}
-    return conn.execute(SQL["delivery_reopen"], keys).rowcount > 0
+    return await tx.run("delivery_reopen", keys) > 0
 
 
-def rows(conn: sqlite3.Connection, task_id: str | None, statuses: Sequence[str], limit: int) -> list[InboxRow]:
+async def rows(tx: Transaction, task_id: str | None, statuses: Sequence[str], limit: int) -> list[InboxRow]:
     """Deliveries for people, newest first."""
     keys = {"task_id": task_id, "statuses": json.dumps(list(statuses)) if statuses else None, "limit": limit}
-    found = conn.execute(SQL["inbox_rows" if task_id is None else "inbox_rows_of_task"], keys)
+    found = await tx.rows("inbox_rows" if task_id is None else "inbox_rows_of_task", keys)
     return [_inbox_row(row) for row in found]
 
 

@@ -6,8 +6,6 @@ and the why of a decision.
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Final, NamedTuple
 
@@ -17,8 +15,8 @@ from state_store.bodies import Bodies
 from state_store.fold import owner
 from state_store.leases import Leases
 from state_store.port import Delivery, Spent, Step
-from state_store.queries import SQL
 from state_store.streams import Streams
+from state_store.transaction import Transaction
 
 MICROSECONDS: Final = 1_000_000
 _STEP_COLUMNS: Final = 26
@@ -35,49 +33,48 @@ class Stored(NamedTuple):
 class Journal:
     """Steps of all deliveries. Methods run inside one transaction."""
 
-    def __init__(self, streams: Streams, bodies: Bodies, rules: Leases, clock: Callable[[], int]) -> None:
+    def __init__(self, streams: Streams, bodies: Bodies, rules: Leases) -> None:
         self.streams = streams
         self.bodies = bodies
         self.rules = rules
-        self.clock = clock
 
-    def of_task(self, conn: sqlite3.Connection, task_id: str) -> tuple[Step, ...]:
+    async def of_task(self, tx: Transaction, task_id: str) -> tuple[Step, ...]:
         """All steps of a task in the order in which they were begun, abandoned ones too."""
-        return tuple(self._step(conn, row) for row in conn.execute(SQL["steps_of_task"], (task_id,)).fetchall())
+        return tuple([await self._step(tx, row) for row in await tx.rows("steps_of_task", (task_id,))])
 
-    def of_delivery(self, conn: sqlite3.Connection, task_id: str, cause_id: str, role: str) -> tuple[Step, ...]:
+    async def of_delivery(self, tx: Transaction, task_id: str, cause_id: str, role: str) -> tuple[Step, ...]:
         """The journal that answers a rerun."""
-        rows = conn.execute(SQL["steps_of_delivery"], (task_id, cause_id, role)).fetchall()
-        return tuple(self._step(conn, row) for row in rows)
+        rows = await tx.rows("steps_of_delivery", (task_id, cause_id, role))
+        return tuple([await self._step(tx, row) for row in rows])
 
-    def intend(self, conn: sqlite3.Connection, delivery: Delivery, step: Step, arguments: Stored) -> Step:
+    async def intend(self, tx: Transaction, delivery: Delivery, step: Step, arguments: Stored) -> Step:
         """Write an intent or answer it from the record. Raises Fenced, Killed, CancelRequested or Exhausted."""
-        self.rules.check(conn, delivery)
-        known = self._by_key(conn, step)
+        await self.rules.check(tx, delivery)
+        known = await self._by_key(tx, step)
         if known is not None and _asks_the_same(known, step) and known.outcome == "ok":
             return known
-        budget = self._may_go_on(conn, delivery)
+        budget = await self._may_go_on(tx, delivery)
         if step.kind != "value":
-            _reserve(spent_of(conn, step.task_id), step, budget)
+            _reserve(await spent_of(tx, step.task_id), step, budget)
         values = asdict(step) | {"arguments": arguments.text, "arguments_body": arguments.body}
-        values["began_at_us"] = step.began_at_us or self.clock()
+        values["began_at_us"] = step.began_at_us or tx.now_us()
         if known is not None and _asks_the_same(known, step):
-            conn.execute(SQL["step_again"], values)
+            await tx.run("step_again", values)
         else:
             if known is not None:
-                conn.execute(SQL["steps_abandon"], (step.task_id, step.cause_id, step.role, step.ordinal))
-            conn.execute(SQL["step_insert"], values)
-        written = self._by_key(conn, step)
+                await tx.run("steps_abandon", (step.task_id, step.cause_id, step.role, step.ordinal))
+            await tx.run("step_insert", values)
+        written = await self._by_key(tx, step)
         assert written is not None  # noqa: S101  # one of the two statements wrote it
         return written
 
-    def settle(self, conn: sqlite3.Connection, delivery: Delivery, step: Step, result: Stored) -> None:
+    async def settle(self, tx: Transaction, delivery: Delivery, step: Step, result: Stored) -> None:
         """Write an outcome, from whatever hands it comes. What went well stands; a failure that another try has
         overtaken says nothing any more, and was charged when that try began. Raises NotFound for a step that was
         never intended.
         """
         key = (step.task_id, step.cause_id, step.role, step.ordinal, step.arguments_digest)
-        row = conn.execute(SQL["step_awaiting"], key).fetchone()
+        row = await tx.row("step_awaiting", key)
         if row is None:
             raise NotFound(f"no intent was written for step {step.ordinal} of {step.role} on task {step.task_id}")
         step_id, outcome, attempt = row
@@ -85,37 +82,37 @@ class Journal:
         if outcome in {"ok", step.outcome} or overtaken:
             return
         values = asdict(step) | {"result": result.text, "result_body": result.body, "step_id": step_id}
-        values["ended_at_us"] = step.ended_at_us or self.clock()
-        conn.execute(SQL["step_settle"], values)
-        conn.execute(SQL["delivery_progressed"], (delivery.role, delivery.event_id))
+        values["ended_at_us"] = step.ended_at_us or tx.now_us()
+        await tx.run("step_settle", values)
+        await tx.run("delivery_progressed", (delivery.role, delivery.event_id))
 
-    def _may_go_on(self, conn: sqlite3.Connection, delivery: Delivery) -> Budget:
+    async def _may_go_on(self, tx: Transaction, delivery: Delivery) -> Budget:
         """The task's budget, unless its owner is to end it."""
-        head = self.streams.head(conn, delivery.task_id)
+        head = await self.streams.head(tx, delivery.task_id)
         if head.state.cancel_requested and owner(head.state) == delivery.role:
             since = (delivery.task_id, delivery.basis)
-            begun = conn.execute(SQL["open_effect"], (delivery.task_id,)).fetchone()  # to be made certain first
-            if begun is None and conn.execute(SQL["cancelled_since"], since).fetchone() is not None:
+            begun = await tx.row("open_effect", (delivery.task_id,))  # to be made certain first
+            if begun is None and await tx.row("cancelled_since", since) is not None:
                 raise CancelRequested(f"{head.state.cancel_operator or 'an operator'} asked to cancel the task")
         return head.state.budget
 
-    def _by_key(self, conn: sqlite3.Connection, step: Step) -> Step | None:
+    async def _by_key(self, tx: Transaction, step: Step) -> Step | None:
         key = (step.task_id, step.cause_id, step.role, step.ordinal)
-        row = conn.execute(SQL["step_by_key"], key).fetchone()
-        return None if row is None else self._step(conn, row)
+        row = await tx.row("step_by_key", key)
+        return None if row is None else await self._step(tx, row)
 
-    def _step(self, conn: sqlite3.Connection, row: tuple[Any, ...]) -> Step:
+    async def _step(self, tx: Transaction, row: tuple[Any, ...]) -> Step:
         values = list(row[:_STEP_COLUMNS])
         arguments_body, result_body = row[_STEP_COLUMNS:]
-        values[6] = self._text(conn, values[6], arguments_body)
-        values[13] = self._text(conn, values[13], result_body)
+        values[6] = await self._text(tx, values[6], arguments_body)
+        values[13] = await self._text(tx, values[13], result_body)
         values[20], values[24] = bool(values[20]), bool(values[24])
         return Step(*values)
 
-    def _text(self, conn: sqlite3.Connection, text: str | None, body: str | None) -> str:
+    async def _text(self, tx: Transaction, text: str | None, body: str | None) -> str:
         if body is None:
             return text or ""
-        raw = self.bodies.read(conn, body)
+        raw = await self.bodies.read(tx, body)
         return "" if raw is None else raw.decode()
 
 
@@ -124,9 +121,9 @@ def is_large(text: str) -> bool:
     return len(text) > INLINE_BYTES_MAX
 
 
-def spent_of(conn: sqlite3.Connection, task_id: str) -> Spent:
+async def spent_of(tx: Transaction, task_id: str) -> Spent:
     """What a task has used so far, unknown outcomes at their reservation."""
-    tokens, steps, wall_us, cost = conn.execute(SQL["spent"], (task_id,)).fetchone()
+    tokens, steps, wall_us, cost = await tx.one("spent", (task_id,))
     return Spent(tokens, steps, wall_us / MICROSECONDS, cost)
 
 

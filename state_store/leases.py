@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from contracts.errors import Fenced, Killed
 from state_store.port import Delivery, Kill
-from state_store.queries import SQL
+from state_store.transaction import Transaction
 
 LEASE_SECONDS: Final = 10.0
 """A lease that is not renewed for this long is free; workers renew every 2 s."""
@@ -20,62 +19,62 @@ LEASE_US: Final = int(LEASE_SECONDS * 1_000_000)
 class Leases:
     """The rules of leases by the store's clock. `is_alive` frees the leases of a dead process at once."""
 
-    clock: Callable[[], int]
     is_alive: Callable[[str], bool] | None = None
 
-    def holds(self, holder: str, expires_us: int) -> bool:
+    def holds(self, tx: Transaction, holder: str, expires_us: int) -> bool:
         """Whether a lease of this holder still keeps others out."""
-        return expires_us > self.clock() and (self.is_alive is None or self.is_alive(holder))
+        return expires_us > tx.now_us() and (self.is_alive is None or self.is_alive(holder))
 
-    def take(self, conn: sqlite3.Connection, delivery: Delivery) -> int:
+    async def take(self, tx: Transaction, delivery: Delivery) -> int:
         """A new lease for the delivery; returns its token."""
         d = delivery
-        row = (d.role, d.task_id, d.event_id, d.holder, self.clock() + LEASE_US)
-        return conn.execute(SQL["lease_take"], row).lastrowid or 0
+        row = (d.role, d.task_id, d.event_id, d.holder, tx.now_us() + LEASE_US)
+        return await tx.insert("lease_take", row)
 
-    def renew(self, conn: sqlite3.Connection, holder: str, role: str) -> None:
-        conn.execute(SQL["leases_renew"], (self.clock() + LEASE_US, holder, role))
+    async def renew(self, tx: Transaction, holder: str, role: str) -> None:
+        await tx.run("leases_renew", (tx.now_us() + LEASE_US, holder, role))
 
-    def holding(self, conn: sqlite3.Connection, holder: str, role: str) -> bool:
-        """Whether the holder has any lease for this role, expired ones included."""
-        return any(row[0] == role for row in conn.execute(SQL["leases_of"], (holder,)))
+    async def watch(self, tx: Transaction, holder: str, role: str) -> tuple[bool, list[Kill]]:
+        """Whether the holder has any lease for this role, expired ones included; and the kills that hold now."""
+        held = any(row[0] == role for row in await tx.rows("leases_of", (holder,)))
+        return held, await kills(tx, active=True)
 
-    def of(self, conn: sqlite3.Connection, holder: str) -> dict[tuple[str, str], int]:
+    async def of(self, tx: Transaction, holder: str) -> dict[tuple[str, str], int]:
         """(role, task) -> token of what the holder still has."""
-        now = self.clock()
-        rows = conn.execute(SQL["leases_of"], (holder,))
+        now = tx.now_us()
+        rows = await tx.rows("leases_of", (holder,))
         return {(role, task_id): token for role, task_id, token, expires_us in rows if expires_us > now}
 
-    def check(self, conn: sqlite3.Connection, delivery: Delivery) -> None:
+    async def check(self, tx: Transaction, delivery: Delivery) -> None:
         """That this delivery may write intents: it has the lease, and no kill came after its start."""
-        row = conn.execute(SQL["lease_of"], (delivery.role, delivery.task_id)).fetchone()
+        row = await tx.row("lease_of", (delivery.role, delivery.task_id))
         if not delivery.token or row is None or row[0] != delivery.token:
             raise Fenced(f"the lease of {delivery.role} on task {delivery.task_id} is in other hands")
-        for kill in kills(conn, active=True):
+        for kill in await kills(tx, active=True):
             if kill.seq > delivery.kill_seq and covers(kill, delivery.role, delivery.task_id):
                 raise Killed(kill.reason or "the kill switch covers this task", hint="gavotte lift")
 
 
-def release(conn: sqlite3.Connection, token: int) -> None:
+async def release(tx: Transaction, token: int) -> None:
     """Let a lease go; harmless where its token has been replaced by another's."""
-    conn.execute(SQL["lease_release"], (token,))
+    await tx.run("lease_release", (token,))
 
 
-def kills(conn: sqlite3.Connection, *, active: bool = False) -> list[Kill]:
+async def kills(tx: Transaction, *, active: bool = False) -> list[Kill]:
     """All kills in order, or those that hold now."""
-    rows = conn.execute(SQL["kills_active" if active else "kills_all"])
+    rows = await tx.rows("kills_active" if active else "kills_all")
     return [_kill(row) for row in rows]
 
 
-def kill_by_event(conn: sqlite3.Connection, event_id: str) -> tuple[Kill, str | None] | None:
+async def kill_by_event(tx: Transaction, event_id: str) -> tuple[Kill, str | None] | None:
     """The kill that an event raised, and the event that lifted it."""
-    row = conn.execute(SQL["kill_by_event"], (event_id,)).fetchone()
+    row = await tx.row("kill_by_event", (event_id,))
     return None if row is None else (_kill(row), row[5])
 
 
-def kill_reason(conn: sqlite3.Connection, seq: int) -> str:
+async def kill_reason(tx: Transaction, seq: int) -> str:
     """Why this kill was raised; never empty."""
-    row = conn.execute(SQL["kill_by_seq"], (seq,)).fetchone()
+    row = await tx.row("kill_by_seq", (seq,))
     return (row[4] if row else "") or "the kill switch covers this task"
 
 

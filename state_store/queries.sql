@@ -27,10 +27,10 @@ SELECT event_id, type, version, task_id, correlation_id, causation_id, time_us, 
 FROM events WHERE task_id = ? AND sequence = ?
 
 -- name: events_between
--- What one commit emitted: positions of one commit follow each other.
+-- What one commit emitted: between its first and its last position a task has nothing else.
 SELECT event_id, type, version, task_id, correlation_id, causation_id, time_us, source, traceparent, tracestate,
        tenant, trust, value, sequence, position, recorded_at_us, prev_hash, hash
-FROM events WHERE position BETWEEN ? AND ? ORDER BY position
+FROM events WHERE position BETWEEN ? AND ? AND task_id = ? ORDER BY position
 
 -- name: tail
 -- Events of all tasks after a position.
@@ -400,7 +400,8 @@ ORDER BY abandoned, step_id DESC LIMIT 1
 -- The outcome of a step.
 UPDATE steps SET outcome = :outcome, result = :result, result_body = :result_body, error = :error,
     ended_at_us = :ended_at_us, tokens_in = :tokens_in, tokens_out = :tokens_out,
-    cost_microdollars = :cost_microdollars, model = :model, wall_us = wall_us + max(0, :ended_at_us - began_at_us)
+    cost_microdollars = :cost_microdollars, model = :model, wall_us = wall_us + max(0, :ended_at_us - began_at_us),
+    estimated = CASE WHEN attempt > 1 THEN estimated ELSE :estimated END
 WHERE step_id = :step_id
 
 -- name: spent
@@ -498,10 +499,10 @@ SELECT role, id, type, version, text FROM schemas ORDER BY id
 -- ---------------------------------------------------------------------------------------------------- checks
 
 -- name: chain
--- All streams, each in order.
+-- All streams, each in order, a page at a time.
 SELECT event_id, type, version, task_id, correlation_id, causation_id, time_us, source, traceparent, tracestate,
        tenant, trust, value, sequence, position, recorded_at_us, prev_hash, hash
-FROM events ORDER BY task_id, sequence
+FROM events WHERE (task_id, sequence) > (?, ?) ORDER BY task_id, sequence LIMIT ?
 
 -- name: view_heads
 -- What the views say about the ends of the streams.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import sys
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from contracts.ids import SYSTEM_TASK
 from state_store.audit import GENESIS, chained_hash, recorded
 from state_store.fold import FOLD_VERSION, TaskState, evolve, moves
 from state_store.port import Encoded, Recorded
-from state_store.queries import SQL
+from state_store.transaction import Clash, Transaction
 
 __all__ = ["Head", "Streams", "recorded"]
 
@@ -36,23 +35,27 @@ class Streams:
     def __init__(self, codec: Codec) -> None:
         self.codec = codec
 
-    def read(self, conn: sqlite3.Connection, task_id: str, upto: int | None = None) -> list[Recorded]:
+    async def read(self, tx: Transaction, task_id: str, upto: int | None = None) -> list[Recorded]:
         """The events of a task in order."""
-        rows = conn.execute(SQL["stream_upto"], (task_id, _ALL if upto is None else upto))
+        rows = await tx.rows("stream_upto", (task_id, _ALL if upto is None else upto))
         return [recorded(row) for row in rows]
 
-    def event(self, conn: sqlite3.Connection, event_id: str) -> Recorded | None:
-        row = conn.execute(SQL["event_by_id"], (event_id,)).fetchone()
+    async def event(self, tx: Transaction, event_id: str) -> Recorded | None:
+        row = await tx.row("event_by_id", (event_id,))
         return None if row is None else recorded(row)
 
-    def head(self, conn: sqlite3.Connection, task_id: str) -> Head:
-        """The end of the stream with the state there; sequence 0 for a task that is not there."""
-        row = conn.execute(SQL["head"], (task_id,)).fetchone()
-        return self.head_from(conn, task_id, *(row or (None, None, None, None, None)))
+    async def tail(self, tx: Transaction, after_position: int, limit: int) -> list[Recorded]:
+        """Events of all tasks behind a position."""
+        return [recorded(row) for row in await tx.rows("tail", (after_position, limit))]
 
-    def head_from(
+    async def head(self, tx: Transaction, task_id: str) -> Head:
+        """The end of the stream with the state there; sequence 0 for a task that is not there."""
+        row = await tx.row("head", (task_id,))
+        return await self.head_from(tx, task_id, *(row or (None, None, None, None, None)))
+
+    async def head_from(
         self,
-        conn: sqlite3.Connection,
+        tx: Transaction,
         task_id: str,
         sequence: int | None,
         hash_: str | None,
@@ -65,14 +68,14 @@ class Streams:
             return Head(task_id, 0, GENESIS, TaskState(task_id=task_id))
         if view_state is not None and view_sequence == sequence and view_version == FOLD_VERSION:
             return Head(task_id, sequence, hash_, TaskState.model_validate_json(view_state))
-        return Head(task_id, sequence, hash_, self.state_at(conn, task_id, sequence))
+        return Head(task_id, sequence, hash_, await self.state_at(tx, task_id, sequence))
 
-    def state_at(self, conn: sqlite3.Connection, task_id: str, sequence: int) -> TaskState:
+    async def state_at(self, tx: Transaction, task_id: str, sequence: int) -> TaskState:
         """The state after the event of this sequence, folded from the first; raises Corrupt where it does not fold."""
         state = TaskState(task_id=task_id)
         if task_id == SYSTEM_TASK:
             return state.model_copy(update={"sequence": sequence})
-        for event in self.read(conn, task_id, sequence):
+        for event in await self.read(tx, task_id, sequence):
             state = self._after(state, event)
         return state
 
@@ -87,7 +90,7 @@ class Streams:
                 hint="gavotte audit verify",
             ) from error
 
-    def append(self, conn: sqlite3.Connection, head: Head, encoded: Encoded, state: TaskState, now_us: int) -> Recorded:
+    async def append(self, tx: Transaction, head: Head, encoded: Encoded, state: TaskState, now_us: int) -> Recorded:
         """Write one event after the head, which moves on to `state`."""
         envelope, value = encoded.event.envelope, encoded.value
         prev_hash, sequence = head.hash, head.sequence + 1
@@ -98,11 +101,11 @@ class Streams:
             *(e.traceparent, e.tracestate, e.tenant, e.trust, now_us, prev_hash, hash_, value),
         )
         try:
-            cursor = conn.execute(SQL["event_insert"], row)
-        except sqlite3.IntegrityError as error:
+            position = await tx.insert("event_insert", row)
+        except Clash as error:
             raise Conflict(f"{e.type} {e.id} of task {e.task_id} cannot be recorded: {error}") from error
         head.sequence, head.hash, head.state = sequence, hash_, state
-        return Recorded(envelope, value, sequence, cursor.lastrowid or 0, now_us, prev_hash, hash_)
+        return Recorded(envelope, value, sequence, position, now_us, prev_hash, hash_)
 
 
 def next_state(head: Head, event: Event) -> TaskState:

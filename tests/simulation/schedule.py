@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import logging
 import random
-import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
@@ -50,8 +49,10 @@ from embedded.inline import InlineDatabase
 from state_store.fold import TaskState, moves
 from state_store.inbox import Inbox
 from state_store.journal import Journal
+from state_store.leases import covers, kills
 from state_store.port import Commit, Committed, Delivery, Encoded, Recorded, StateStore, Step, TaskFilter
 from state_store.sqlite import SCHEMA, SqliteStore
+from state_store.transaction import Transaction
 from tests.simulation import invariants
 from tests.simulation.processes import Freezer, Gate, Handle
 from tests.simulation.roles import ROLES, Script, ScriptedTools, handle
@@ -199,42 +200,34 @@ def same_numbers(seed: int, now_us: Callable[[], int]) -> Any:
         yield
 
 
-NEWEST_KILL: Final = """
-SELECT max(seq) FROM kills WHERE lifted_by IS NULL
-   AND (scope = 'all' OR (scope = 'role' AND target = :role) OR (scope = 'task' AND target = :task_id))
-"""
-
-
 @contextlib.contextmanager
 def fences_watched(world: World) -> Any:
     """Inside each transaction: what is accepted comes from the holder of the lease, and not after a kill."""
     commit, intend = Inbox.commit, Journal.intend
 
-    def stale(connection: sqlite3.Connection, d: Delivery) -> bool:
-        row = connection.execute(
-            "SELECT token FROM leases WHERE role = ? AND task_id = ?", (d.role, d.task_id)
-        ).fetchone()
+    async def stale(tx: Transaction, d: Delivery) -> bool:
+        row = await tx.row("lease_of", (d.role, d.task_id))
         return d.token > 0 and (row is None or row[0] != d.token)
 
-    def killed(connection: sqlite3.Connection, request: Commit) -> bool:
+    async def killed(tx: Transaction, request: Commit) -> bool:
         d, ends = request.delivery, {"TaskCancelled"}
-        row = connection.execute(NEWEST_KILL, {"role": d.role, "task_id": d.task_id}).fetchone()
+        newest = [kill.seq for kill in await kills(tx, active=True) if covers(kill, d.role, d.task_id)][-1:]
         speaks = any(emitted.event.type not in ends for emitted in request.emitted)
-        return speaks and row[0] is not None and bool(row[0] > d.kill_seq)
+        return speaks and any(seq > d.kill_seq for seq in newest)
 
-    def watched_commit(self: Inbox, connection: sqlite3.Connection, request: Commit) -> Committed:
-        foreign = stale(connection, request.delivery)
-        stopped = killed(connection, request)
-        committed = commit(self, connection, request)
+    async def watched_commit(self: Inbox, tx: Transaction, request: Commit) -> Committed:
+        foreign = await stale(tx, request.delivery)
+        stopped = await killed(tx, request)
+        committed = await commit(self, tx, request)
         if stopped and committed.status == "recorded":
             world.faults.append(f"{request.delivery.role} went on after a kill")
         if foreign and committed.status == "recorded":
             world.faults.append(f"a stale worker of {request.delivery.role} committed")
         return committed
 
-    def watched_intend(self: Journal, connection: sqlite3.Connection, d: Delivery, *rest: Any) -> Step:
-        foreign = stale(connection, d)
-        step = intend(self, connection, d, *rest)
+    async def watched_intend(self: Journal, tx: Transaction, d: Delivery, *rest: Any) -> Step:
+        foreign = await stale(tx, d)
+        step = await intend(self, tx, d, *rest)
         if foreign:
             world.faults.append(f"a stale worker of {d.role} began a step")
         return step

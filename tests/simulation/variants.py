@@ -26,8 +26,9 @@ from state_store.consequences import admit
 from state_store.fold import TaskState, evolve
 from state_store.leases import Leases
 from state_store.port import Claim, Commit, Committed, Delivery, Due, Encoded, Recorded, Started, Step
-from state_store.sqlite import SqliteStore
+from state_store.sqlite import SqliteStore, SqliteTransaction
 from state_store.sweep import Sweep
+from state_store.transaction import Transaction, at_once
 from tests.simulation.roles import ScriptedTools
 from tests.simulation.schedule import Parts
 
@@ -141,17 +142,14 @@ class NoInbox(SqliteStore):
         if claim.status != "done":
             return claim
 
-        def head(conn: sqlite3.Connection) -> TaskState:
-            return self._streams.head(conn, envelope.task_id).state
-
-        state = await self._database.read(head)
+        state = (await self._read(lambda tx: self._streams.head(tx, envelope.task_id))).state
         return Claim("free", state=state, basis=state.sequence, known=True)
 
     async def commit(self, request: Commit) -> Committed:
         def change(conn: sqlite3.Connection) -> Committed:
             keys = (request.delivery.role, request.delivery.event_id)
             conn.execute(FORGET_THAT_IT_IS_DONE, keys)
-            return self._inbox.commit(conn, request)
+            return at_once(self._inbox.commit(SqliteTransaction(conn, self._clock), request))
 
         return await self._database.write(change)
 
@@ -181,12 +179,12 @@ def judged_on_the_basis(head: Any, d: Delivery, emitted: Sequence[Encoded]) -> t
 # -- leases, kills, journal -------------------------------------------------------------------------------------------
 
 
-def no_fence(self: Any, c: Any, d: Delivery) -> str:
+def no_fence(self: Any, tx: Any, c: Any, d: Delivery) -> str:
     """Stale workers write as if nothing had been."""
     return ""
 
 
-def any_token(self: Leases, conn: sqlite3.Connection, delivery: Delivery) -> None:
+async def any_token(self: Leases, tx: Transaction, delivery: Delivery) -> None:
     """Intents are accepted from anybody, killed or fenced."""
 
 
@@ -218,16 +216,16 @@ def retries_finish(self: Aside, work: Work, session: Session, error: BaseExcepti
     return forgotten()
 
 
-def nothing_open(self: Sweep, conn: sqlite3.Connection, role: str) -> list[Due]:
+async def nothing_open(self: Sweep, tx: Transaction, role: str) -> list[Due]:
     """Deliveries of the dead, retries and turns are not claimed by the sweep."""
     return []
 
 
-def unhashed(*args: Any, **more: Any) -> Recorded:
+async def unhashed(*args: Any, **more: Any) -> Recorded:
     """The chain is forged: an event is stored under a hash that is not its own."""
-    conn, streams, head, encoded, now_us = args
+    tx, streams, head, encoded, now_us = args
     head.hash = "0" * 64
-    return admit(conn, streams, head, encoded, now_us, **more)
+    return await admit(tx, streams, head, encoded, now_us, **more)
 
 
 class BlindToKills(Runner):

@@ -54,7 +54,8 @@ def test_every_statement_is_valid_and_used() -> None:
     code = "".join(path.read_text() for path in ROOM.glob("*.py"))
     used = set(re.findall(r'"(\w+)"', code))
     assert sorted(set(SQL) - used) == []
-    assert sorted(set(re.findall(r'SQL\["(\w+)"\]', code)) - set(SQL)) == []
+    asked = re.findall(r'\btx\.(?:each|insert|one|row|rows|run)\(\s*"(\w+)"(?: if [^"]* else "(\w+)")?', code)
+    assert sorted({name for names in asked for name in names if name} - set(SQL)) == []
 
 
 def test_every_statement_says_what_for() -> None:

@@ -13,9 +13,9 @@ from contracts.ids import SYSTEM_TASK
 from contracts.project import Project, ProjectSettings
 from contracts.registry import FURTHER_ID_FIRST
 from contracts.topology import Agent
-from state_store.audit import verify_file
 from state_store.fold import FOLD_VERSION
 from state_store.port import TaskFilter
+from state_store.sqlite import verify_file
 from tests.contract.store.world import LICENCE_SCHEMA, LicenceChecked, World, opened, plan
 
 

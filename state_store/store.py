@@ -1,0 +1,298 @@
+"""The store itself: each method of the port is one transaction, and the rules of each lie in the files beside it.
+
+A backend says how a transaction is run; what happens in it is the same on all of them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from contracts import ids
+from contracts.codec import Codec
+from contracts.crashpoints import crashpoint
+from contracts.envelope import Envelope
+from contracts.project import Project
+from contracts.topology import Agent, Topology
+from state_store import audit, effects, inbox, leases, registrations, sweep, views
+from state_store.appending import append
+from state_store.bodies import Bodies
+from state_store.inbox import Inbox
+from state_store.journal import Journal, Stored, is_large
+from state_store.leases import Leases
+from state_store.port import (
+    Claim,
+    Commit,
+    Committed,
+    Delivery,
+    Due,
+    Effect,
+    Encoded,
+    InboxRow,
+    Kill,
+    Recorded,
+    RegisteredAgent,
+    Started,
+    Step,
+    TaskFilter,
+    TaskRow,
+)
+from state_store.streams import Streams
+from state_store.sweep import Sweep
+from state_store.transaction import Transaction
+
+T = TypeVar("T")
+
+Rules = Callable[[Transaction], Coroutine[Any, Any, T]]
+"""What happens in one transaction."""
+
+TASKS_PER_REBUILD: Final = 200
+"""Tasks folded in one transaction while views are rebuilt, so that others get a turn."""
+_OF_ALL: Final = frozenset({"KillRaised", "KillLifted"})
+"""What touches the deliveries of other tasks too."""
+
+
+class Store(ABC):
+    """`StateStore` for any backend that runs transactions.
+
+    `is_alive` says whether the process of a holder lives; without it a lease ends by its time alone. `topology` learns
+    of further agents as they register.
+    """
+
+    def __init__(
+        self, codec: Codec, bodies: Bodies, is_alive: Callable[[str], bool] | None, topology: Topology | None
+    ) -> None:
+        self._topology = topology
+        self._bodies = bodies
+        self._rules = Leases(is_alive)
+        self._streams = Streams(codec)
+        self._journal = Journal(self._streams, bodies, self._rules)
+        self._inbox = Inbox(self._streams, self._journal, self._rules)
+        self._sweep = Sweep(self._streams, self._rules)
+
+    @abstractmethod
+    async def _read(self, rules: Rules[T]) -> T:
+        """Run the rules on one snapshot."""
+
+    @abstractmethod
+    async def _change(self, rules: Rules[T], tasks: Sequence[str], *, alone: bool) -> T:
+        """Run the rules in a transaction of their own, whatever else is committed with it, and make it durable.
+
+        While it runs nobody else changes anything of these tasks; `alone`: of any task.
+        """
+
+    async def _write(self, name: str, rules: Rules[T], tasks: Sequence[str] = (), *, alone: bool = False) -> T:
+        crashpoint(f"store.{name}.before")
+        result = await self._change(rules, tasks, alone=alone)
+        crashpoint(f"store.{name}.after")
+        return result
+
+    # -- events ------------------------------------------------------------------------------------------------------
+
+    async def append(self, events: Sequence[Encoded], *, expected_sequence: int | None = None) -> list[Recorded]:
+        return await self._write(
+            "append",
+            lambda tx: append(tx, self._streams, events, expected_sequence, tx.now_us()),
+            [encoded.event.task_id for encoded in events],
+            alone=_touch_others(events),
+        )
+
+    async def stream(self, task_id: str, *, upto: int | None = None) -> list[Recorded]:
+        return await self._read(lambda tx: self._streams.read(tx, task_id, upto))
+
+    async def tail(self, after_position: int, limit: int = 500) -> list[Recorded]:
+        return await self._read(lambda tx: self._streams.tail(tx, after_position, limit))
+
+    async def event(self, event_id: str) -> Recorded | None:
+        return await self._read(lambda tx: self._streams.event(tx, event_id))
+
+    async def find_task(self, prefix: str) -> str:
+        return await self._read(lambda tx: views.find_task(tx, prefix))
+
+    async def task(self, task_id: str) -> TaskRow | None:
+        return await self._read(lambda tx: views.task_row(tx, self._streams, task_id))
+
+    async def tasks(self, wanted: TaskFilter) -> list[TaskRow]:
+        return await self._read(lambda tx: views.task_rows(tx, self._streams, wanted))
+
+    # -- deliveries --------------------------------------------------------------------------------------------------
+
+    async def claim(
+        self, role: str, event: Encoded | None, envelope: Envelope, *, inbox_id: str | None = None, holder: str = ""
+    ) -> Claim:
+        return await self._read(lambda tx: self._inbox.claim(tx, role, event, envelope, inbox_id, holder))
+
+    async def start(self, delivery: Delivery, consumed: Encoded | None, *, waiting: bool = False) -> Started:
+        return await self._write(
+            "start",
+            lambda tx: self._inbox.start(tx, delivery, consumed, waiting=waiting),
+            [delivery.task_id],
+            alone=_touch_others([consumed]),
+        )
+
+    async def commit(self, request: Commit) -> Committed:
+        return await self._write(
+            "commit",
+            lambda tx: self._inbox.commit(tx, request),
+            [request.delivery.task_id],
+            alone=_touch_others([request.consumed, *request.emitted]),
+        )
+
+    async def published(self, role: str, inbox_ids: Sequence[str]) -> None:
+        if inbox_ids:
+            await self._write("published", lambda tx: inbox.published(tx, role, inbox_ids))
+
+    async def sweep(self, role: str, consumes: Sequence[str], *, older_than_seconds: float = 30.0) -> list[Due]:
+        found = await self._read(lambda tx: self._sweep.look(tx, role, consumes, older_than_seconds))
+        mark = found.mark
+        if mark is not None:
+            await self._write("sweep_mark", lambda tx: sweep.move_mark(tx, role, consumes, mark))
+        return found.due
+
+    async def next_waiting(self, role: str, task_id: str, *, besides: str = "") -> Recorded | None:
+        return await self._read(lambda tx: self._sweep.next_waiting(tx, role, task_id, besides))
+
+    async def inbox(
+        self, *, task_id: str | None = None, statuses: Sequence[str] = (), limit: int = 200
+    ) -> list[InboxRow]:
+        return await self._read(lambda tx: inbox.rows(tx, task_id, statuses, limit))
+
+    async def reopen(self, role: str, event_id: str) -> bool:
+        return await self._write("reopen", lambda tx: inbox.reopen(tx, role, event_id, tx.now_us()), alone=True)
+
+    async def forgive(self, delivery: Delivery) -> None:
+        await self._write("forgive", lambda tx: inbox.forgive(tx, delivery, tx.now_us()), [delivery.task_id])
+
+    async def mark_partitions(self, role: str, partitions: Sequence[int], holder: str) -> frozenset[int]:
+        return await self._write(
+            "mark_partitions", lambda tx: sweep.mark_partitions(tx, self._rules, role, partitions, holder)
+        )
+
+    async def clean_partitions(self, role: str, partitions: Sequence[int], holder: str) -> None:
+        await self._write("clean_partitions", lambda tx: sweep.clean_partitions(tx, role, partitions, holder))
+
+    # -- leases and kills --------------------------------------------------------------------------------------------
+
+    async def renew(self, holder: str, role: str) -> list[Kill]:
+        held, kills = await self._read(lambda tx: self._rules.watch(tx, holder, role))
+        if held:  # an idle worker writes nothing
+            await self._write("renew", lambda tx: self._rules.renew(tx, holder, role))
+        return kills
+
+    async def leases(self, holder: str) -> dict[tuple[str, str], int]:
+        return await self._read(lambda tx: self._rules.of(tx, holder))
+
+    async def kills(self) -> list[Kill]:
+        return await self._read(leases.kills)
+
+    # -- steps, effects, bodies --------------------------------------------------------------------------------------
+
+    async def step_intent(self, delivery: Delivery, step: Step) -> Step:
+        arguments = await self._stored(step.arguments)
+        return await self._write(
+            "step_intent", lambda tx: self._journal.intend(tx, delivery, step, arguments), [delivery.task_id]
+        )
+
+    async def step_outcome(self, delivery: Delivery, step: Step) -> None:
+        result = await self._stored(step.result)
+        await self._write(
+            "step_outcome", lambda tx: self._journal.settle(tx, delivery, step, result), [delivery.task_id]
+        )
+
+    async def steps(self, task_id: str) -> list[Step]:
+        return list(await self._read(lambda tx: self._journal.of_task(tx, task_id)))
+
+    async def effect_intent(self, delivery: Delivery, key: str, kind: str, intent: str) -> Effect:
+        return await self._write(
+            "effect_intent",
+            lambda tx: effects.intend(tx, self._rules, delivery, key, kind, intent, tx.now_us()),
+            [delivery.task_id],
+        )
+
+    async def effect_receipt(self, key: str, receipt: str) -> None:
+        await self._write("effect_receipt", lambda tx: effects.receipt(tx, key, receipt, tx.now_us()))
+
+    async def effects(self, task_id: str) -> list[Effect]:
+        return await self._read(lambda tx: effects.of_task(tx, task_id))
+
+    async def effect_withdraw(self, key: str) -> None:
+        await self._write("effect_withdraw", lambda tx: effects.withdraw(tx, key))
+
+    async def put_body(self, raw: bytes) -> str:
+        if self._bodies.fits_row(raw):
+            return await self._write("put_body", lambda tx: self._bodies.put_row(tx, raw))
+        return await self._bodies.put_file(raw)
+
+    async def body(self, digest: str) -> bytes | None:
+        return await self._read(lambda tx: self._bodies.read(tx, digest))
+
+    async def _stored(self, text: str) -> Stored:
+        if not is_large(text):
+            return Stored(text, None)
+        return Stored(None, await self.put_body(text.encode()))
+
+    # -- projects, agents, views, checks -----------------------------------------------------------------------------
+
+    async def put_project(self, project: Project) -> None:
+        await self._write("put_project", lambda tx: registrations.put_project(tx, project), alone=True)
+
+    async def project(self, name: str) -> Project | None:
+        return await self._read(lambda tx: registrations.newest_project(tx, name))
+
+    async def project_version(self, project_id: str, digest: str) -> Project | None:
+        return await self._read(lambda tx: registrations.pinned_project(tx, project_id, digest))
+
+    async def projects(self) -> list[Project]:
+        return await self._read(registrations.projects)
+
+    async def register_agent(self, agent: Agent, schemas: Mapping[tuple[str, int], str]) -> RegisteredAgent:
+        if self._topology is not None:
+            self._topology.add(agent)  # refuses what is not a further agent's to say
+        return await self._write("register_agent", lambda tx: registrations.put_agent(tx, agent, schemas), alone=True)
+
+    async def registered_agents(self) -> list[RegisteredAgent]:
+        return await self._read(registrations.agents)
+
+    async def rebuild_views(self) -> int:
+        await self._write("rebuild_views", views.drop, alone=True)
+        count, after = 0, ""
+        while True:
+            page = partial(views.rebuild_after, streams=self._streams, after=after, limit=TASKS_PER_REBUILD)
+            folded = await self._write("rebuild_views", page, alone=True)
+            count += sum(task_id != ids.SYSTEM_TASK for task_id in folded)
+            if len(folded) < TASKS_PER_REBUILD:
+                return count
+            after = folded[-1]
+
+    async def verify_chain(self) -> list[str]:
+        return await self._read(audit.faults)
+
+    async def heads(self) -> dict[str, tuple[int, str]]:
+        """The ends of all streams, to be exported to where agents cannot write: (sequence, hash) by task."""
+        return await self._read(audit.heads)
+
+    async def statistics(self) -> dict[str, Any]:
+        return await self._read(_statistics)
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Let go of what this store opened; safe to call twice."""
+
+
+async def _statistics(tx: Transaction) -> dict[str, Any]:
+    (events,) = await tx.one("last_position")
+    (version,) = await tx.one("fact", ("schema_version",))
+    return {
+        "events": events,
+        "tasks": dict(await tx.rows("count_tasks")),
+        "deliveries": dict(await tx.rows("count_deliveries")),
+        "kills": len(await leases.kills(tx, active=True)),
+        "schema_version": int(version),
+    }
+
+
+def _touch_others(events: Sequence[Encoded | None]) -> bool:
+    """Whether events reach beyond their own tasks."""
+    return any(encoded is not None and encoded.event.type in _OF_ALL for encoded in events)
