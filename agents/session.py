@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from contracts import ids
 from contracts.errors import Fenced, Killed
@@ -21,13 +21,18 @@ from state_store.port import Delivery, Effect, Encoded, StateStore, Step
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a step gave: `result` is JSON text; a model call also says what it cost and which model answered."""
+    """What a step gave: `result` is JSON text; a model call also says what it cost and which model answered.
+
+    `error` says why a try of a model failed; `estimated`, that nobody knows what it cost and its reservation stands in.
+    """
 
     result: str
     tokens_in: int = 0
     tokens_out: int = 0
     cost_microdollars: int = 0
     model: str = ""
+    error: str = ""
+    estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,14 @@ class Reservation:
 
     tokens: int = 0
     cost_microdollars: int = 0
+
+
+ERROR_CHARACTERS_MAX: Final = 4000
+
+
+def try_id(task_id: str, cause_id: str, role: str, ordinal: int, digest: str) -> str:
+    """The name of one try of a model: the same wherever its step is looked at."""
+    return ids.derived("try", task_id, cause_id, role, ordinal, digest)
 
 
 class Session:
@@ -94,47 +107,113 @@ class Session:
         known = self._recorded.get(ordinal)
         if known is not None and known.arguments_digest == digest and known.outcome == "ok":
             return known.result
-        held = reserved or Reservation()
-        intent = await self.store.step_intent(
-            self.delivery,
-            Step(
-                task_id=self.delivery.task_id,
-                cause_id=self.delivery.cause_id,
-                role=self.delivery.role,
-                ordinal=ordinal,
-                kind=kind,
-                name=name,
-                arguments=arguments,
-                arguments_digest=digest,
-                state_digest=self._digest_of_state(),
-                why=why,
-                began_at_us=ids.now_us(),
-                reserved_tokens=held.tokens,
-                reserved_cost_microdollars=held.cost_microdollars,
-                prompt=prompt[0],
-                prompt_hash=prompt[1],
-            ),
+        step = self._step(ordinal, kind, name, arguments, digest, why, reserved or Reservation())
+        return (await self._run(replace(step, prompt=prompt[0], prompt_hash=prompt[1]), run)).result
+
+    # -- tries of a model: each is a step of its own, also one that failed, so that the journal has them one by one
+
+    async def recorded_try(self, name: str, digest: str) -> Step | None:
+        """The try at this place of the journal, if it was of the same question; the place is passed then.
+
+        One whose outcome nobody knows is settled: it failed, and is charged at its reservation.
+        """
+        await self.begin()
+        known = self._recorded.get(self._ordinal)
+        if known is None or (known.kind, known.name, known.arguments_digest) != ("model", name, digest):
+            return None
+        self._ordinal += 1
+        if known.outcome:
+            return known
+        lost = replace(
+            known,
+            outcome="error",
+            error="its process ended before an answer came",
+            ended_at_us=known.began_at_us,  # nobody worked meanwhile
+            tokens_in=known.reserved_tokens,
+            cost_microdollars=known.reserved_cost_microdollars,
+            estimated=True,
         )
+        await self.store.step_outcome(self.delivery, lost)
+        return lost
+
+    def next_try_id(self, digest: str) -> str:
+        """The id of the try that is made next, as the journal and the provider's log know it."""
+        return try_id(self.delivery.task_id, self.delivery.cause_id, self.delivery.role, self._ordinal, digest)
+
+    async def new_try(
+        self,
+        name: str,
+        digest: str,
+        arguments: str,
+        run: Callable[[], Awaitable[Outcome]],
+        *,
+        why: str,
+        reserved: Reservation,
+        prompt: tuple[str, str],
+        model: str,
+    ) -> Step:
+        """One try of a model, recorded however it ends. `digest` is that of the question, which any model may answer."""
+        await self.begin()
+        ordinal, self._ordinal = self._ordinal, self._ordinal + 1
+        step = self._step(ordinal, "model", name, arguments, digest, why, reserved)
+        return await self._run(replace(step, prompt=prompt[0], prompt_hash=prompt[1], model=model), run)
+
+    # -- inside
+
+    def _step(
+        self,
+        ordinal: int,
+        kind: Literal["model", "tool", "value"],
+        name: str,
+        arguments: str,
+        digest: str,
+        why: str,
+        reserved: Reservation,
+    ) -> Step:
+        """What is intended. From here on the program goes its own way, so what was recorded later answers nothing."""
+        if self._recorded.get(ordinal) is not None and self._recorded[ordinal].arguments_digest != digest:
+            self._recorded = {place: step for place, step in self._recorded.items() if place < ordinal}
+        return Step(
+            task_id=self.delivery.task_id,
+            cause_id=self.delivery.cause_id,
+            role=self.delivery.role,
+            ordinal=ordinal,
+            kind=kind,
+            name=name,
+            arguments=arguments,
+            arguments_digest=digest,
+            state_digest=self._digest_of_state(),
+            why=why,
+            began_at_us=ids.now_us(),
+            reserved_tokens=reserved.tokens,
+            reserved_cost_microdollars=reserved.cost_microdollars,
+        )
+
+    async def _run(self, step: Step, run: Callable[[], Awaitable[Outcome]]) -> Step:
+        """Intent, work, outcome."""
+        intent = await self.store.step_intent(self.delivery, step)
         if intent.outcome == "ok":
-            return intent.result
+            return intent
         try:
             outcome = await run()
         except Exception as error:
-            failed = replace(intent, outcome="error", error=f"{type(error).__name__}: {error}"[:4000])
+            failed = replace(intent, outcome="error", error=f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS_MAX])
             await self.store.step_outcome(self.delivery, replace(failed, ended_at_us=ids.now_us()))
             raise
         done = replace(
             intent,
-            outcome="ok",
+            outcome="error" if outcome.error else "ok",
             result=outcome.result,
+            error=outcome.error[:ERROR_CHARACTERS_MAX],
             ended_at_us=ids.now_us(),
             tokens_in=outcome.tokens_in,
             tokens_out=outcome.tokens_out,
             cost_microdollars=outcome.cost_microdollars,
-            model=outcome.model,
+            estimated=outcome.estimated,
+            model=outcome.model or intent.model,
         )
         await self.store.step_outcome(self.delivery, done)
-        return outcome.result
+        return done
 
     async def value(self, name: str, make: Callable[[], Any]) -> Any:
         """A clock reading, a random number or an id, the same on every rerun."""

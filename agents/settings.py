@@ -1,7 +1,7 @@
 """Settings: one model, read from flags, GAVOTTE_* variables and two TOML files, that knows the origin of each value.
 
 The order is: flag, variable (`GAVOTTE_WORKER__CONCURRENCY`), the file of --config or GAVOTTE_CONFIG, `gavotte.toml` in
-the data folder, default. docs/settings.md is generated from the descriptions below.
+the data folder, a variable of the provider (`ANTHROPIC_API_KEY`), default. docs/settings.md is generated from the descriptions below.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, field_validator
 
 from contracts.errors import Unavailable, Usage
 from contracts.events import Budget
@@ -109,15 +109,68 @@ class RegistrySettings(Section):
 class ModelSettings(Section):
     """Who answers where a role asks a model."""
 
-    provider: Literal["none", "scripted"] = Field(
-        default="none",
-        description="`none`: tasks by `command` and `patch` only. `scripted`: answers from a file, no AI is called.",
+    provider: Literal["auto", "none", "scripted", "anthropic"] = Field(
+        default="auto",
+        description="`anthropic`: the Messages API over HTTP. `scripted`: answers from a file, no AI is called. "
+        "`none`: tasks by `command` and `patch` only. `auto`: what the other settings allow, in this order: "
+        "`scripted` with a script, `anthropic` with a key or a url, `none`.",
     )
     script: Path | None = Field(default=None, description="The file of answers for the provider `scripted`.")
+    url: str = Field(
+        default="",
+        description="Where the Messages API is spoken: a gateway, a local model, `gavotte model-server`; empty: "
+        "Anthropic's own. Also from `GAVOTTE_MODEL_URL` or `ANTHROPIC_BASE_URL`.",
+    )
     api_key: SecretStr | None = Field(
         default=None,
-        description="The key of the provider; also from the file that `GAVOTTE_MODEL__API_KEY_FILE` names.",
+        description="The key of the provider; also from `ANTHROPIC_API_KEY`, or from the file that "
+        "`GAVOTTE_MODEL__API_KEY_FILE` names.",
     )
+    small: str = Field(default="claude-haiku-5-5", min_length=1, description="The model for light work, as triage is.")
+    strong: str = Field(default="claude-sonnet-5-5", min_length=1, description="The model for all other work.")
+    triage: str = Field(default="", description="The model that sorts tasks; empty: `model.small`.")
+    planning: str = Field(default="", description="The model of the planning role; empty: `model.strong`.")
+    coding: str = Field(default="", description="The model of the coding role; empty: `model.strong`.")
+    review: str = Field(
+        default="", description="The model of the review role, best another than coding's; empty: `model.strong`."
+    )
+    fallback: tuple[str, ...] = Field(
+        default=("claude-opus-5-5",),
+        description="Models that are asked in this order when the first does not answer; with commas in a variable. "
+        "`name@http://...` is a model at another server.",
+    )
+    fallback_api_key: SecretStr | None = Field(
+        default=None,
+        description="The key for models at another server; also from the file that "
+        "`GAVOTTE_MODEL__FALLBACK_API_KEY_FILE` names. `model.api_key` never goes there.",
+    )
+    output_tokens: int = Field(
+        default=16_000, ge=16, description="Tokens that one answer may have, the model's thinking included."
+    )
+    timeout_seconds: float = Field(default=300, gt=0, description="Seconds that one call may take.")
+    idle_seconds: float = Field(default=60, gt=0, description="Seconds that a server may be silent during a call.")
+    prices: Path | None = Field(
+        default=None, description="A file of prices, in front of those that gavotte knows; docs/models.md shows a row."
+    )
+
+    @field_validator("fallback", mode="before")
+    @classmethod
+    def _by_commas(cls, value: Any) -> Any:
+        return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+    @property
+    def chosen(self) -> Literal["none", "scripted", "anthropic"]:
+        """The provider, `auto` resolved."""
+        if self.provider != "auto":
+            return self.provider
+        if self.script is not None:
+            return "scripted"
+        return "anthropic" if self.api_key is not None or self.url else "none"
+
+    def name_for(self, purpose: str) -> str:
+        """The model of a purpose: `triage`, a role, or a layer (`small`, `strong`)."""
+        own = {"triage": self.triage, "planning": self.planning, "coding": self.coding, "review": self.review}
+        return own.get(purpose) or (self.small if purpose in {"small", "triage"} else self.strong)
 
 
 class SandboxSettings(Section):
@@ -297,6 +350,8 @@ def load_settings(
     if "data" in inside:
         raise Usage(f"{folder / FILE_NAME}: data cannot be set here", hint="it is this file's own folder")
     layers.append((str(folder / FILE_NAME), inside))
+    for name, key in FOREIGN_VARIABLES.items():
+        layers.append((name, {key: variables[name]} if variables.get(name) else {}))
     return _merged(layers, folder, named)
 
 
@@ -336,11 +391,13 @@ def _xdg(variable: str, fallback: str, variables: Mapping[str, str] | None = Non
 
 
 def _from_variables(variables: Mapping[str, str]) -> dict[str, Any]:
-    """Variables that name settings: GAVOTTE_DATA, and all with `__`; a `_FILE` at the end reads a secret from a file."""
-    found: dict[str, Any] = {}
+    """Variables that name settings: those of SHORT_VARIABLES, and all with `__`; a `_FILE` at the end reads a secret
+    from a file.
+    """
+    found: dict[str, Any] = {key: variables[name] for name, key in SHORT_VARIABLES.items() if variables.get(name)}
     secrets = {key for key, value in _walk_fields(Settings) if SecretStr.__name__ in str(value)}
     for name, value in variables.items():
-        if not name.startswith(PREFIX) or (name != PREFIX + "DATA" and "__" not in name) or value == "":
+        if not name.startswith(PREFIX) or "__" not in name or value == "":
             continue
         key = name.removeprefix(PREFIX).lower().replace("__", ".")
         of = key.removesuffix("_file")

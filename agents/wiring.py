@@ -165,7 +165,13 @@ def model_of(settings: Settings) -> Model:
     """The model that the settings name."""
     from agents.model.scripted import NoModel, ScriptedModel
 
-    if settings.model.provider == "scripted":
+    chosen = settings.model.chosen
+    if chosen == "anthropic":
+        from agents.model.anthropic import AnthropicModel
+        from agents.model.prices import PriceTable
+
+        return AnthropicModel(settings, PriceTable.load(settings.model.prices))
+    if chosen == "scripted":
         if settings.model.script is None:
             raise Usage("model.provider is scripted and model.script names no file", hint="docs/settings.md")
         return ScriptedModel.load(settings.model.script)

@@ -17,7 +17,10 @@ from typing import Final
 from contracts import errors
 
 BACKOFF_SECONDS: Final = (1.0, 30.0, 300.0)
-"""The pause before the second, third and fourth attempt."""
+"""The pause before the second, third and fourth attempt, where nobody knows better."""
+WAIT_SECONDS_MIN: Final = 1.0
+WAIT_SECONDS_MAX: Final = 3600.0
+"""Of a pause that somebody asked for, for instance a provider by its retry-after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +104,12 @@ def decide(error: BaseException, attempt: int) -> Verdict:
     """The verdict on an error; `attempt` counts the failed attempts before this one, 0 for the first."""
     rule = next(TABLE[cls] for cls in type(error).__mro__ if cls in TABLE)
     code, reason = code_of(error), reason_of(error)
-    if attempt < len(rule.backoff_seconds):
-        return RetryIn(rule.backoff_seconds[max(attempt, 0)], reason, code)
-    if rule.then is None:
-        return RetryIn(rule.backoff_seconds[-1], reason, code)
-    return rule.then(reason, code)
+    if attempt >= len(rule.backoff_seconds) and rule.then is not None:
+        return rule.then(reason, code)
+    wanted_seconds = error.retry_seconds if isinstance(error, errors.Retryable) else None
+    if wanted_seconds is not None:
+        return RetryIn(min(max(wanted_seconds, WAIT_SECONDS_MIN), WAIT_SECONDS_MAX), reason, code)
+    return RetryIn(rule.backoff_seconds[min(max(attempt, 0), len(rule.backoff_seconds) - 1)], reason, code)
 
 
 def code_of(error: BaseException) -> str:

@@ -6,10 +6,11 @@ import asyncio
 import shutil
 import sqlite3
 import sys
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from console.words import count
+from console.words import count, dollars
 from contracts.errors import GavotteError
 
 if TYPE_CHECKING:
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
     from agents.settings import Settings
 
 FREE_BYTES_MIN: Final = 1 << 30
+MODEL_SECONDS: Final = 30.0
+ASK_FOR_KEY: Final = "export ANTHROPIC_API_KEY=... and tasks in words are done too"
+MODEL_HINTS: Final = {
+    "authentication": "is the key right, and of this server? ANTHROPIC_API_KEY, or model.api_key",
+    "billing": "look at the plan and the bill of the account",
+    "not_found": "is the url right, and the model one of this server? settings model.url, model.strong",
+    "unreachable": "is the network up, and the url right? setting model.url",
+}
 NETWORK_FILESYSTEMS: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p"})
 
 
@@ -42,7 +51,7 @@ async def examine(settings: Settings) -> list[Finding]:
         data_folder(settings),
         operator(settings),
     ]
-    found += [model(settings), agents(settings)]
+    found += [*await model(settings), agents(settings)]
     if settings.database.exists():
         found += await record(settings)
     return found
@@ -153,11 +162,40 @@ def operator(settings: Settings) -> Finding:
     )
 
 
-def model(settings: Settings) -> Finding:
-    """Who writes where nobody gave a command or a patch."""
-    if settings.model.provider == "scripted":
-        return Finding("model", "ok", f"scripted answers from {settings.model.script}, no AI is called")
-    return Finding("model", "ok", "none: tasks by --author command and --author patch")
+async def model(settings: Settings) -> list[Finding]:
+    """Who writes where nobody gave a command or a patch; a key is tried with a minimal call."""
+    chosen = settings.model.chosen
+    if chosen == "scripted":
+        return [Finding("model", "ok", f"scripted answers from {settings.model.script}, no AI is called")]
+    if chosen == "none":
+        return [Finding("model", "ok", "none: tasks by --author command and --author patch", ASK_FOR_KEY)]
+    from agents.model.anthropic import AnthropicModel
+    from agents.model.port import Failure
+    from agents.model.prices import PriceTable
+
+    try:
+        asked = AnthropicModel(settings, PriceTable.load(settings.model.prices))
+    except GavotteError as error:
+        return [Finding("model", "lacks", error.message, error.hint)]
+    started = time.monotonic()
+    try:
+        async with asyncio.timeout(MODEL_SECONDS):
+            route, reply = await asked.probe()
+    except Failure as failure:
+        return [Finding("model", "lacks", f"{asked.place}: {failure}", MODEL_HINTS.get(failure.kind, ""))]
+    except TimeoutError:
+        return [
+            Finding("model", "lacks", f"{asked.place}: no answer within {MODEL_SECONDS:g} s", "gavotte doctor again")
+        ]
+    finally:
+        await asked.close()
+    took = f"{time.monotonic() - started:.1f} s, {dollars(reply.cost_microdollars)}"
+    found = [Finding("model", "ok", f"{route} answers as {reply.model or 'a model without a name'} ({took})")]
+    unpriced = [name for name in asked.names() if not asked.knows_price(name)]
+    if unpriced:
+        said = f"no price is known for {', '.join(unpriced)}: charged like the dearest"
+        found.append(Finding("prices", "better", said, "give them in a file: setting model.prices"))
+    return found
 
 
 def agents(settings: Settings) -> Finding:

@@ -124,10 +124,10 @@ def check_wish(wish: Wish) -> None:
 
 def check_model(runtime: Runtime, wish: Wish) -> None:
     """That a model is there where one is to write; raises Refused."""
-    if wish.author == "model" and runtime.settings.model.provider == "none":
+    if wish.author == "model" and runtime.settings.model.chosen == "none":
         raise Refused(
             "no model is configured, so nobody could write this change",
-            hint='--author command --command "...", or --author patch --patch FILE; see gavotte config show',
+            hint='export ANTHROPIC_API_KEY=..., or --author command --command "...", or --author patch --patch FILE',
         )
 
 

@@ -26,10 +26,16 @@ class GavotteError(Exception):
 
 
 class Retryable(GavotteError):
-    """The world is at fault and may recover: try again later."""
+    """The world is at fault and may recover: try again later, in `retry_seconds` where somebody knows when."""
 
     code = "retryable"
     exit_code = 5
+
+    def __init__(
+        self, message: str, *, hint: str = "", code: str | None = None, retry_seconds: float | None = None
+    ) -> None:
+        super().__init__(message, hint=hint, code=code)
+        self.retry_seconds = retry_seconds
 
 
 class Unavailable(Retryable):

@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import math
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Concatenate, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from agents.model.port import Model, ModelRequest
-from agents.session import Outcome, Reservation, Session
+from agents.model.asking import Asker
+from agents.model.port import Model, Question, Said, ToolOffer, readable
+from agents.session import Outcome, Session
 from agents.tools.sandbox import DEFAULT_LIMITS, Kind, Limits
 from agents.tools.workspace import GitStore
 from contracts import ids
 from contracts.authority import Keyring
 from contracts.codec import Codec
 from contracts.envelope import Event
-from contracts.errors import NeedsPerson, NotFound
+from contracts.errors import NotFound
 from contracts.events import Body, body_text
 from contracts.project import Project
 
@@ -120,45 +121,45 @@ class Toolbox:
         return found
 
     async def ask_model(
-        self, prompt: str, instructions: str, content: str, answer: type[R], *, turn: int, why: str = ""
+        self,
+        prompt: str,
+        instructions: str,
+        content: str,
+        answer: type[R],
+        *,
+        turn: int,
+        why: str = "",
+        purpose: str = "",
     ) -> R:
-        """A structured answer of the model, validated; a journaled step with its cost."""
-        model = self.resources.model
-        request = ModelRequest(
+        """A structured answer of the model, validated. Each try is a journaled step with its cost.
+
+        `purpose` chooses the model where it is not the role's own, for instance `triage`.
+        """
+        offer = offer_of(answer)
+        question = Question(
             role=self.session.delivery.role,
             task_id=self.session.delivery.task_id,
             turn=turn,
             prompt=(prompt, hashlib.sha256(instructions.encode()).hexdigest()),
-            instructions=instructions,
-            content=content,
-            answer_schema=answer.model_json_schema(),
+            instructions=readable(instructions),
+            messages=(Said.by_us(content),),
+            tools=(offer,),
+            answer_tool=offer.name,
+            purpose=purpose,
         )
+        return await self.asker.ask(question, answer, why=why)
 
-        async def run() -> Outcome:
-            found = await model.ask(request)
-            return Outcome(
-                json.dumps(found.answer), found.tokens_in, found.tokens_out, found.cost_microdollars, found.model
-            )
-
-        tokens, cost = model.worst_case(request)
-        arguments = _Asked(prompt=prompt, turn=turn, instructions=instructions, content=content).model_dump_json()
-        text = await self.session.step(
-            "model", "chat", arguments, run, why=why, reserved=Reservation(tokens, cost), prompt=request.prompt
-        )
-        try:
-            return answer.model_validate_json(text)
-        except ValidationError as error:
-            problem = error.errors(include_url=False, include_input=False)[0]
-            raise NeedsPerson(
-                f"the model's answer is no {answer.__name__}: {problem['loc']}: {problem['msg']}"
-            ) from None
+    @property
+    def asker(self) -> Asker:
+        """Asks the model on behalf of this delivery: also for conversations with tools of their own."""
+        return Asker(self.session, self.resources.model)
 
 
-class _Asked(BaseModel):
-    prompt: str
-    turn: int
-    instructions: str
-    content: str
+def offer_of(answer: type[BaseModel]) -> ToolOffer:
+    """The tool whose input is the answer: `PlanDraft` is asked for as `plan_draft`."""
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", answer.__name__).lower()
+    about = " ".join((answer.__doc__ or "").split())
+    return ToolOffer(name, f"The answer. {about}".strip(), answer.model_json_schema())
 
 
 def tools_of(toolbox: type[Toolbox]) -> dict[str, str]:

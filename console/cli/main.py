@@ -18,7 +18,9 @@ from console.cli import (
     demo,
     events,
     letters,
+    llm,
     machine,
+    model_server,
     processes,
     projects,
     submit,
@@ -62,8 +64,9 @@ def _everything(
     """What stands before any command."""
 
 
-for room in (processes, submit, tasks, watch, events, acts, projects, letters, contracts, config, machine, demo):
+for room in (processes, submit, tasks, watch, events, llm, acts, projects, letters, contracts, config, machine, demo):
     room.add_to(app)
+model_server.add_to(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -68,7 +68,7 @@ def test_the_data_folder_is_found_in_order(tmp_path: Path, monkeypatch: pytest.M
         ("[wrker]\nconcurrency = 3\n", "there is no setting wrker"),
         ("[worker]\nconcurrency = 'many'\n", "worker.concurrency: Input should be a valid integer"),
         ("[worker]\nconcurrency = 0\n", "worker.concurrency: Input should be greater than or equal to 1"),
-        ("[model]\nprovider = 'oracle'\n", "model.provider: Input should be 'none' or 'scripted'"),
+        ("[model]\nprovider = 'oracle'\n", "model.provider: Input should be 'auto', 'none'"),
         ("worker = 3\n", "worker: Input should be"),
         ("data = '/elsewhere'\n", "data cannot be set here"),
         ("[worker\n", "is not TOML"),

@@ -24,7 +24,7 @@ from contracts.project import Project, ProjectSettings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ROOMS = ("agents", "bus", "console", "contracts", "dlq_tools", "embedded", "evals", "state_store")
-AWAITED = {"model.api_key": "the provider that needs a key"}
+AWAITED: dict[str, str] = {}
 """Settings that may be read nowhere yet, and whom they wait for."""
 
 Names = set[str]
