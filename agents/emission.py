@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
 
-from bus.port import Message
+from bus.port import Headers, Message
 from contracts.codec import Codec, headers_of
 from contracts.envelope import Event, agent_source
 from contracts.errors import Rejected
 from contracts.topology import Agent, Topology, topic_for
 from state_store.port import Delivery, Encoded, Recorded
+from state_store.shelf import events_at
 
 
 class Emission:
@@ -41,8 +43,22 @@ class Emission:
         return Encoded(event, self._codec.encode_payload(event.payload))
 
     def message(self, event: Recorded) -> Message:
-        """A recorded event as it travels: what was stored, under the id that its schema has on topics."""
-        envelope = event.envelope
-        topic = topic_for(envelope.type, envelope.source, self._topology)
-        value = self._codec.wire.outward(event.value)
-        return Message(topic, envelope.task_id.encode(), value, headers_of(envelope))
+        """A recorded event as it travels."""
+        return message_of(event, self._codec, self._topology)
+
+
+def message_of(event: Recorded, codec: Codec, topology: Topology) -> Message:
+    """A recorded event as it travels: what was stored, under the id that its schema has on topics."""
+    envelope = event.envelope
+    topic = topic_for(envelope.type, envelope.source, topology)
+    value = codec.wire.outward(event.value)
+    stored = event.position if value is event.value else None
+    return Message(topic, envelope.task_id.encode(), value, headers_of(envelope), stored)
+
+
+def contents_at(connection: sqlite3.Connection, positions: Sequence[int]) -> Mapping[int, tuple[bytes, Headers, bytes]]:
+    """Key, headers and value of recorded events, as `message_of` makes them: for a bus on the file of the store."""
+    return {
+        position: (envelope.task_id.encode(), headers_of(envelope), value)
+        for position, (envelope, value) in events_at(connection, positions).items()
+    }

@@ -17,11 +17,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from contracts.authority import Keyring
-from contracts.codec import Codec, framed_id, headers_of
+from contracts.codec import Codec, framed_id
 from contracts.errors import Retryable, Usage
 from contracts.events import Payload, register
 from contracts.registry import CommittedIds
-from contracts.topology import CORE_AGENTS, Agent, Topology, topic_for
+from contracts.topology import CORE_AGENTS, Agent, Topology
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -78,6 +78,7 @@ class Role:
 
 async def open_runtime(settings: Settings, *, create: bool = True) -> Runtime:
     """Open bus and store over one file; `create` makes the data folder where there is none."""
+    from agents.emission import contents_at
     from bus.embedded import SCHEMA as BUS_SCHEMA
     from bus.embedded import EmbeddedBus
     from embedded.file import Database
@@ -93,7 +94,7 @@ async def open_runtime(settings: Settings, *, create: bool = True) -> Runtime:
     topology, codec = Topology(), codec_of(settings)
     alive = functools.partial(is_alive, settings.run)
     store = SqliteStore(database, settings.bodies, codec, is_alive=alive, topology=topology)
-    bus = EmbeddedBus(database, settings.run)
+    bus = EmbeddedBus(database, settings.run, shelf=contents_at)
     runtime = Runtime(settings, database, store, bus, codec, topology, Keyring.at(settings.operators_pub))
     await runtime.refresh()
     return runtime
@@ -144,19 +145,11 @@ async def announce(runtime: Runtime, recorded: Sequence[Recorded]) -> None:
 
 
 async def _publish(runtime: Runtime, recorded: Sequence[Recorded]) -> None:
-    from bus.port import Message
+    from agents.emission import message_of
 
-    wire = runtime.codec.wire
-    await wire.prepare({found for event in recorded if (found := framed_id(event.value)) is not None})
-    messages = [
-        Message(
-            topic_for(event.envelope.type, event.envelope.source, runtime.topology),
-            event.envelope.task_id.encode(),
-            wire.outward(event.value),
-            headers_of(event.envelope),
-        )
-        for event in recorded
-    ]
+    wanted = {found for event in recorded if (found := framed_id(event.value)) is not None}
+    await runtime.codec.wire.prepare(wanted)
+    messages = [message_of(event, runtime.codec, runtime.topology) for event in recorded]
     if messages:
         await runtime.bus.publish(messages)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from bus import file_groups
-from bus.file_log import Place, Row, pack_headers, record_of
+from bus.file_log import Content, Place, Row, Shelf, pack_headers, record_of, stored_contents
 from bus.file_subscription import FileSubscription
 from bus.partitions import PARTITIONS, partition_of
 from bus.port import Consumer, Features, Lag, Message, Record
@@ -26,6 +26,7 @@ from bus.wakeups import GROUPS, RECORDS, WakeUps
 from contracts import ids
 from contracts.errors import Refused, Unavailable
 from embedded.file import Database
+from embedded.gathering import Gathering
 from embedded.liveness import Presence
 
 __all__ = ["SCHEMA", "EmbeddedBus"]
@@ -41,7 +42,8 @@ REMOVED_AT_ONCE: Final = 2_000
 class EmbeddedBus:
     """The bus in a file; `database` stays the caller's to close, and must hold `SCHEMA`.
 
-    `run_folder` is where processes prove that they live and are woken. `poll_seconds` None and `wakeups` False switch
+    `run_folder` is where processes prove that they live and are woken. `shelf` looks up what the file holds already, so
+    that the log need not keep it a second time (`Message.stored`). `poll_seconds` None and `wakeups` False switch
     the two ways to hear of news off, one at a time: for tests.
     """
 
@@ -52,6 +54,7 @@ class EmbeddedBus:
         database: Database,
         run_folder: Path,
         *,
+        shelf: Shelf | None = None,
         partitions: int = PARTITIONS,
         poll_seconds: float | None = POLL_SECONDS,
         wakeups: bool = True,
@@ -62,6 +65,7 @@ class EmbeddedBus:
         self.database = database
         self.folder = run_folder / "bus"
         self.partitions = partitions
+        self.shelf = shelf
         self.poll_seconds = poll_seconds
         self._clock = clock
         self._wakeups = WakeUps(self.folder, self._woken) if wakeups else None
@@ -71,6 +75,7 @@ class EmbeddedBus:
         self._generation = -1
         self._news: set[int] = set()
         self._subscriptions: set[FileSubscription] = set()
+        self._publishing = Gathering(self._publish)
         self._closed = False
 
     # -- the port -----------------------------------------------------------------------------------------------------
@@ -87,25 +92,21 @@ class EmbeddedBus:
 
     async def publish(self, messages: Sequence[Message]) -> None:
         self._check_open()
-        if not messages:
-            return
+        if messages:
+            await self._publishing(messages)
+
+    async def _publish(self, calls: Sequence[Sequence[Message]]) -> Sequence[None]:
+        """All that was asked to be published in one turn, as one change of the file."""
+        messages = [message for call in calls for message in call]
         await self.ensure_topics(list({message.topic for message in messages}))
-        rows = [
-            (
-                self._topic_ids[message.topic],
-                partition_of(message.key, self.partitions),
-                self._clock(),
-                message.key,
-                pack_headers(message.headers),
-                message.value,
-            )
-            for message in messages
-        ]
+        time_us = self._clock()
+        rows = [self._row(message, time_us) for message in messages]
         generation = self._generation
         news = await self.database.write(lambda connection: _append(connection, rows, generation))
         if news is not None:
             self._generation, self._listeners = news
-        self._announce({row[0] for row in rows})
+        self._announce({self._topic_ids[message.topic] for message in messages})
+        return [None] * len(calls)
 
     async def subscribe(self, consumer: Consumer) -> FileSubscription:
         self._check_open()
@@ -139,8 +140,10 @@ class EmbeddedBus:
             return []
         topic_id = found[topic][0]
         starts = {part: (after or {}).get(part, 0) for part in range(self.partitions)}
-        rows = await self.database.read(lambda connection: _read(connection, topic_id, starts, records_max))
-        return [record_of(row, topic) for row in rows]
+        rows, stored = await self.database.read(
+            lambda connection: _read(connection, topic_id, starts, records_max, self.shelf)
+        )
+        return [record_of(row, topic, stored) for row in rows]
 
     async def lag(self, group: str, topics: Sequence[str]) -> list[Lag]:
         self._check_open()
@@ -203,6 +206,13 @@ class EmbeddedBus:
         self._topic_ids[topic] = topic_id
         self._topics[topic_id] = topic
 
+    def _row(self, message: Message, time_us: int) -> tuple[object, ...]:
+        """The row of a message; without a copy of what the file holds already."""
+        place = (self._topic_ids[message.topic], partition_of(message.key, self.partitions), time_us)
+        if message.stored is not None and self.shelf is not None:
+            return (*place, b"", b"", b"", message.stored)
+        return (*place, message.key, pack_headers(message.headers), message.value, None)
+
     def _announce(self, topics: set[int]) -> None:
         """Wake once for all that was committed together."""
         if self._wakeups is None:
@@ -252,7 +262,9 @@ def _append(
     return current, listeners
 
 
-def _read(connection: sqlite3.Connection, topic: int, starts: Mapping[int, int], records_max: int) -> list[Row]:
+def _read(
+    connection: sqlite3.Connection, topic: int, starts: Mapping[int, int], records_max: int, shelf: Shelf | None
+) -> tuple[list[Row], Mapping[int, Content]]:
     rows: list[Row] = []
     position, mask = min(starts.values()), sum(1 << part for part in starts)
     while len(rows) < records_max:
@@ -261,7 +273,8 @@ def _read(connection: sqlite3.Connection, topic: int, starts: Mapping[int, int],
         if len(found) < records_max:
             break
         position = found[-1][0] + 1
-    return rows[:records_max]
+    rows = rows[:records_max]
+    return rows, stored_contents(connection, rows, shelf)
 
 
 def _lag(connection: sqlite3.Connection, group: str, topics: Sequence[str], partitions: int) -> list[Lag]:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import sqlite3
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from bus.port import Headers, Record
 from bus.queries import SQL
+from contracts.errors import Corrupt
 
 Place = tuple[int, int]
 """(topic id, partition)."""
-Row = tuple[int, int, int, int, bytes, bytes, bytes]
-"""id, topic id, partition, time_us, key, headers, value."""
+Row = tuple[int, int, int, int, bytes, bytes, bytes, int | None]
+"""id, topic id, partition, time_us, key, headers, value, stored."""
+Content = tuple[bytes, Headers, bytes]
+"""Key, headers and value."""
+Shelf = Callable[[sqlite3.Connection, Sequence[int]], Mapping[int, Content]]
+"""Looks up what is stored in the same file already, by its numbers."""
 
 SPAN: Final = 10_000
 """Positions closer than this are read together, and what lies before a partition's own is skipped."""
@@ -41,6 +46,7 @@ class Found:
 
     window: Window
     rows: list[Row]
+    stored: Mapping[int, Content]
     next: int
     more: bool
 
@@ -55,13 +61,15 @@ def windows(positions: Mapping[Place, int]) -> list[Window]:
     return found
 
 
-def read_windows(connection: sqlite3.Connection, wanted: Iterable[Window], records_max: int) -> list[Found]:
+def read_windows(
+    connection: sqlite3.Connection, wanted: Iterable[Window], records_max: int, shelf: Shelf | None
+) -> list[Found]:
     """At most `records_max` rows of each window. Runs in one snapshot."""
     newest: int = connection.execute(SQL["newest"]).fetchone()[0]
-    return [_read_window(connection, window, records_max, newest) for window in wanted if window.start <= newest]
+    return [_read_window(connection, window, records_max, newest, shelf) for window in wanted if window.start <= newest]
 
 
-def _read_window(connection: sqlite3.Connection, window: Window, limit: int, newest: int) -> Found:
+def _read_window(connection: sqlite3.Connection, window: Window, limit: int, newest: int, shelf: Shelf | None) -> Found:
     rows: list[Row] = []
     last = newest
     for topic, mask in window.masks().items():
@@ -76,7 +84,16 @@ def _read_window(connection: sqlite3.Connection, window: Window, limit: int, new
         rows.pop()
     positions = window.positions
     own = [row for row in rows if row[0] >= positions[row[1], row[2]]]
-    return Found(window, own, last + 1, last < newest)
+    return Found(window, own, stored_contents(connection, own, shelf), last + 1, last < newest)
+
+
+def stored_contents(connection: sqlite3.Connection, rows: Iterable[Row], shelf: Shelf | None) -> Mapping[int, Content]:
+    """What lies elsewhere in the file of these rows; raises Corrupt where it is not there."""
+    numbers = [row[7] for row in rows if row[7] is not None]
+    found = shelf(connection, numbers) if numbers and shelf is not None else {}
+    if len(found) < len(set(numbers)):
+        raise Corrupt("the log of the bus names events that are not in the file", hint="restore it from a copy")
+    return found
 
 
 def pack_headers(headers: Headers) -> bytes:
@@ -97,6 +114,10 @@ def unpack_headers(packed: bytes) -> Headers:
     return tuple((parts[index].decode(), parts[index + 1]) for index in range(0, count, 2))
 
 
-def record_of(row: Row, topic: str) -> Record:
+def record_of(row: Row, topic: str, stored: Mapping[int, Content]) -> Record:
     """A row as the record that the port promises."""
-    return Record(topic, row[2], row[0], row[4], row[6], unpack_headers(row[5]), row[3])
+    offset, _, part, time_us, key, packed, value, number = row
+    if number is None:
+        return Record(topic, part, offset, key, value, unpack_headers(packed), time_us)
+    key, headers, value = stored[number]
+    return Record(topic, part, offset, key, value, headers, time_us)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
 from bus import file_groups
-from bus.file_log import Found, Place, read_windows, record_of, windows
+from bus.file_log import Found, Place, Shelf, read_windows, record_of, windows
 from bus.port import Consumer, Record
 from bus.wakeups import remove
 from contracts.errors import GavotteError, Retryable, Unavailable
@@ -34,6 +34,7 @@ class Surroundings(Protocol):
     folder: Path
     partitions: int
     poll_seconds: float | None
+    shelf: Shelf | None
 
     def topic(self, topic_id: int) -> str: ...
     def topic_id(self, topic: str) -> int | None: ...
@@ -131,7 +132,8 @@ class FileSubscription:
         if not wanted:
             return [], False
         limit = max(1, records_max // len(wanted))
-        found = await self._bus.database.read(lambda connection: read_windows(connection, wanted, limit))
+        shelf = self._bus.shelf
+        found = await self._bus.database.read(lambda connection: read_windows(connection, wanted, limit, shelf))
         records: list[Record] = []
         for each in found:
             records += self._accept(each)
@@ -148,7 +150,9 @@ class FileSubscription:
         }
         for place in valid:
             self._positions[place] = max(self._positions[place], found.next)
-        return [record_of(row, self._bus.topic(row[1])) for row in found.rows if (row[1], row[2]) in valid]
+        return [
+            record_of(row, self._bus.topic(row[1]), found.stored) for row in found.rows if (row[1], row[2]) in valid
+        ]
 
     # -- the group ----------------------------------------------------------------------------------------------------
 

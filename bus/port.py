@@ -11,21 +11,29 @@ Promises every backend keeps (the conformance suite in tests/contract holds them
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
+
+log = logging.getLogger(__name__)
 
 Headers = tuple[tuple[str, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A record to be published. The partition follows from the key."""
+    """A record to be published. The partition follows from the key.
+
+    `stored` is the number under which the very same key, headers and value are stored. A bus that shares its file with
+    that store keeps the number instead of a second copy; any other bus passes it over.
+    """
 
     topic: str
     key: bytes
     value: bytes
     headers: Headers = ()
+    stored: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +56,8 @@ class Features:
     survives_restart: bool
     between_processes: bool
     virtual_time: bool = False
+    newest_member_wins: bool = False
+    """Of two processes that join by one name the older is told `Busy`, and not the newer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +71,36 @@ class Lag:
     behind: int
 
 
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Records that were removed before this group read them: `next` is what is read instead of `expected`.
+
+    Where `next` is the smaller, the topic was made anew, and is read from its start.
+    """
+
+    topic: str
+    partition: int
+    expected: int
+    next: int
+
+
 Assignment = Callable[[frozenset[int]], Awaitable[None]]
 """Called with partition numbers (of every subscribed topic) when they are gained or given up."""
 
 
 async def ignore_assignment(_: frozenset[int]) -> None:
     """The default for callers that keep no state per partition."""
+
+
+async def report_gap(gap: Gap) -> None:
+    """The default: an error in the log."""
+    log.error(
+        "%s/%d: records from %d on were removed before they were read; reading goes on at %d",
+        gap.topic,
+        gap.partition,
+        gap.expected,
+        gap.next,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +114,8 @@ class Consumer:
     """Awaited before the first record of the partitions is handed out."""
     on_lost: Assignment = field(default=ignore_assignment)
     """Awaited before the partitions may go to another member: finish or let go what is in flight, commit it."""
+    on_gap: Callable[[Gap], Awaitable[None]] = field(default=report_gap)
+    """Awaited when records were removed before they were read, before those behind them are handed out."""
 
 
 class Subscription(Protocol):

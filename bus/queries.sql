@@ -10,7 +10,7 @@ INSERT INTO bus_topics (topic, partitions) VALUES (?, ?) ON CONFLICT DO NOTHING;
 
 -- name: append
 -- one record; its offset is the next id of the whole log
-INSERT INTO bus_log (topic, part, time_us, key, headers, value) VALUES (?, ?, ?, ?, ?, ?);
+INSERT INTO bus_log (topic, part, time_us, key, headers, value, stored) VALUES (?, ?, ?, ?, ?, ?, ?);
 
 -- name: newest
 -- the last offset given
@@ -18,7 +18,7 @@ SELECT coalesce(max(id), 0) FROM bus_log;
 
 -- name: read
 -- records of a topic from an offset on, of the partitions in a bit mask
-SELECT id, topic, part, time_us, key, headers, value FROM bus_log INDEXED BY bus_log_topic
+SELECT id, topic, part, time_us, key, headers, value, stored FROM bus_log INDEXED BY bus_log_topic
 WHERE topic = ? AND id >= ? AND (? >> part) & 1 ORDER BY id LIMIT ?;
 
 -- name: generation

@@ -15,7 +15,8 @@ CREATE TABLE IF NOT EXISTS bus_log (
     time_us INTEGER NOT NULL,
     key BLOB NOT NULL,
     headers BLOB NOT NULL,
-    value BLOB NOT NULL
+    value BLOB NOT NULL,
+    stored INTEGER  -- the number under which key, headers and value lie in this file already; then they are empty here
 ) STRICT;
 
 -- every index ends with the rowid: a topic is read in the order of its offsets

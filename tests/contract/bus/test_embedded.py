@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from bus.embedded import SCHEMA, EmbeddedBus
+from bus.file_log import Content
 from bus.port import Message
-from contracts.errors import Refused, Unavailable
+from contracts.errors import Corrupt, Refused, Unavailable
 from embedded.file import Database
 from tests.contract.bus.cluster import EmbeddedCluster, offsets_of, until
 from tests.contract.bus.suite import BusSuite, Member, collect, numbered, values
@@ -151,3 +153,31 @@ async def test_another_partition_count_is_refused(tmp_path: Path) -> None:
     await database.close()
     with pytest.raises(Unavailable, match="closed"):
         await EmbeddedBus(database, tmp_path).publish([Message("t", b"k", b"v")])
+
+
+async def test_what_the_file_holds_already_is_not_kept_twice(tmp_path: Path) -> None:
+    content = (b"k", (("name", b"1"),), b"a long value")
+
+    def shelf(_: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, Content]:
+        return {number: content for number in numbers if number == 7}
+
+    database = await Database.open(tmp_path / "gavotte.db", schema=[SCHEMA])
+    with_shelf, without = EmbeddedBus(database, tmp_path, shelf=shelf), EmbeddedBus(database, tmp_path)
+    subscription = await Member("m").join(with_shelf)
+    await until(lambda: len(subscription.assigned) == 8)
+    key, headers, value = content
+    await with_shelf.publish([Message("t", key, value, headers, stored=7), Message("t", key, value, headers)])
+    await without.publish([Message("t", key, value, headers, stored=7)])
+    fetched = await collect(subscription, 3)
+    read = await with_shelf.read("t")
+    assert (
+        [(r.key, r.headers, r.value) for r in fetched] == [(r.key, r.headers, r.value) for r in read] == [content] * 3
+    )
+    lengths = await database.read(lambda conn: conn.execute("SELECT length(value) FROM bus_log ORDER BY id").fetchall())
+    assert lengths == [(0,), (12,), (12,)]
+    await with_shelf.publish([Message("u", key, value, headers, stored=8)])
+    with pytest.raises(Corrupt):
+        await with_shelf.read("u")
+    await with_shelf.close()
+    await without.close()
+    await database.close()
