@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import pytest
 
+from deploy.local import postgres as postgres_server
 from deploy.local import registry
 from deploy.local.kafka import Kafka, Lacking
 
@@ -41,3 +42,15 @@ def schema_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[regist
         lacking(error)
     yield found
     found.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[postgres_server.Postgres]:
+    """One running PostgreSQL server for all tests: each takes a database of its own, none stops it."""
+    server = postgres_server.Postgres(durable=False)
+    try:
+        server.start()
+    except postgres_server.Lacking as error:
+        lacking(error)
+    yield server
+    server.close()
