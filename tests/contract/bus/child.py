@@ -1,6 +1,7 @@
 """One process of the bus suite: it does to a real bus what the test asks over a pipe.
 
-    python -m tests.contract.bus.child DATABASE RUN_FOLDER POLL_SECONDS|none WAKEUPS
+    python -m tests.contract.bus.child embedded DATABASE RUN_FOLDER POLL_SECONDS|none WAKEUPS
+    python -m tests.contract.bus.child kafka SERVERS PREFIX
 
 Requests and answers are pickled, each behind its length. Only this suite speaks to it.
 """
@@ -12,13 +13,16 @@ import itertools
 import pickle
 import struct
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from bus.embedded import SCHEMA, EmbeddedBus
-from bus.port import Consumer, Subscription
+from bus.port import Bus, Consumer, Subscription
 from embedded.file import Database
 from tests.contract.bus.cluster import Node
+from tests.contract.bus.kafka import kafka_bus
 
 LENGTH = struct.Struct("<I")
 
@@ -86,10 +90,26 @@ class Child:
         self.writer.write(packed(message))
 
 
-async def main(database_path: str, folder: str, poll: str, wakeups: str) -> None:
+@asynccontextmanager
+async def opened(backend: str, *words: str) -> AsyncIterator[Bus]:
+    """The bus that the words of the command line name."""
+    if backend == "kafka":
+        yield kafka_bus(*words)
+        return
+    database_path, folder, poll, wakeups = words
     database = await Database.open(Path(database_path), schema=[SCHEMA])
     poll_seconds = None if poll == "none" else float(poll)
-    bus = EmbeddedBus(database, Path(folder), poll_seconds=poll_seconds, wakeups=wakeups == "True")
+    yield EmbeddedBus(database, Path(folder), poll_seconds=poll_seconds, wakeups=wakeups == "True")
+    await database.close()
+
+
+async def main(*words: str) -> None:
+    async with opened(*words) as bus:
+        await serve(bus)
+
+
+async def serve(bus: Bus) -> None:
+    """Do what is asked until the pipe ends."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=2**30)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer)
@@ -110,7 +130,7 @@ async def main(database_path: str, folder: str, poll: str, wakeups: str) -> None
                 calls.add(task)
                 task.add_done_callback(calls.discard)
     except asyncio.IncompleteReadError:
-        await database.close()
+        return
 
 
 if __name__ == "__main__":

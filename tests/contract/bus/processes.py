@@ -140,7 +140,7 @@ class RemoteSubscription:
 
 
 class RemoteBus:
-    features: Features = EmbeddedBus.features
+    features: Features = Features(survives_restart=True, between_processes=True)
 
     def __init__(self, process: RemoteProcess) -> None:
         self._process = process
@@ -173,20 +173,16 @@ class RemoteBus:
 class ProcessCluster:
     """Every node a process."""
 
-    features = EmbeddedBus.features
+    features: Features = EmbeddedBus.features
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.nodes: list[RemoteNode] = []
 
     async def node(self, name: str, *, poll_seconds: float | None = 0.2, wakeups: bool = True) -> Node:
-        words = [
-            *(sys.executable, "-m", "tests.contract.bus.child"),
-            *(str(self.folder / "gavotte.db"), str(self.folder / "run")),
-            *("none" if poll_seconds is None else str(poll_seconds), str(wakeups)),
-        ]
+        words = self.words("none" if poll_seconds is None else str(poll_seconds), str(wakeups))
         started = await asyncio.create_subprocess_exec(
-            *words,
+            *(sys.executable, "-m", "tests.contract.bus.child", *words),
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
@@ -196,6 +192,10 @@ class ProcessCluster:
         node = RemoteNode(name, RemoteProcess(started))
         self.nodes.append(node)
         return node
+
+    def words(self, poll: str, wakeups: str) -> list[str]:
+        """Which bus a node opens."""
+        return ["embedded", str(self.folder / "gavotte.db"), str(self.folder / "run"), poll, wakeups]
 
     async def kill(self, node: Node) -> None:
         assert isinstance(node, RemoteNode)

@@ -1,0 +1,97 @@
+"""The bus on Apache Kafka: the port over a publisher, a reader and as many group members as were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from bus.kafka import topics as topics_of_cluster
+from bus.kafka.cluster import Cluster
+from bus.kafka.link import Link
+from bus.kafka.publisher import Publisher
+from bus.kafka.reader import Bounds, Reader, lag
+from bus.kafka.subscription import KafkaSubscription
+from bus.port import Consumer, Features, Lag, Message, Record
+from contracts.errors import Refused, Unavailable
+
+
+class KafkaBus:
+    """Nothing is connected before it is needed: who only looks into the store needs no broker."""
+
+    features: Features = Features(survives_restart=True, between_processes=True, newest_member_wins=True)
+
+    def __init__(self, cluster: Cluster) -> None:
+        if cluster.partitions < 1:
+            raise Refused(f"{cluster.partitions} partitions cannot be had", hint="bus.partitions")
+        self.cluster = cluster
+        self._link = Link(cluster)
+        self._publisher = Publisher(cluster)
+        self._reader = Reader(cluster)
+        self._known: set[str] = set()
+        self._subscriptions: set[KafkaSubscription] = set()
+        self._closed = False
+
+    # -- the port -----------------------------------------------------------------------------------------------------
+
+    async def ensure_topics(self, topics: Sequence[str]) -> None:
+        missing = [topic for topic in topics if topic not in self._known]
+        if not missing:
+            return
+        self._check_open()
+        absent = topics_of_cluster.refuse_other_counts(
+            self.cluster, await self._link.metadata("the list of topics"), missing
+        )
+        await topics_of_cluster.create(self._link, absent)
+        self._known.update(missing)
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        self._check_open()
+        if messages:
+            await self.ensure_topics(list({message.topic for message in messages}))
+            await self._publisher.publish(messages)
+
+    async def subscribe(self, consumer: Consumer) -> KafkaSubscription:
+        self._check_open()
+        await self.ensure_topics(consumer.topics)
+        subscription = KafkaSubscription(self, consumer)
+        await subscription.join()
+        self._subscriptions.add(subscription)
+        return subscription
+
+    async def read(
+        self, topic: str, *, after: Mapping[int, int] | None = None, records_max: int = 1000
+    ) -> list[Record]:
+        self._check_open()
+        if topic not in self._known:
+            metadata = await self._link.metadata("the list of topics")
+            if topics_of_cluster.refuse_other_counts(self.cluster, metadata, [topic]):
+                return []
+            self._known.add(topic)
+        return await self._reader.read(topic, after or {}, records_max)
+
+    async def lag(self, group: str, topics: Sequence[str]) -> list[Lag]:
+        self._check_open()
+        return await lag(self._link, self._reader, group, topics)
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        for subscription in list(self._subscriptions):
+            await subscription.close()
+        self._closed = True
+        await self._publisher.close()
+        await self._reader.close()
+        await self._link.drop()
+
+    # -- for its subscriptions ----------------------------------------------------------------------------------------
+
+    async def bounds(self, topics: Iterable[str], parts: frozenset[int]) -> Bounds:
+        """Where these partitions of these topics begin and end, in the names of the cluster."""
+        return await self._reader.bounds(topics, parts)
+
+    def forget(self, subscription: KafkaSubscription) -> None:
+        """A subscription was closed."""
+        self._subscriptions.discard(subscription)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Unavailable("this connection to the bus is closed")
