@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import importlib.util
 import logging
@@ -10,7 +11,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from contracts.authority import Keyring
 from contracts.codec import Codec, framed_id
-from contracts.errors import Retryable, Usage
+from contracts.errors import NotFound, Retryable, Usage
 from contracts.events import Payload, register
 from contracts.registry import CommittedIds
 from contracts.topology import CORE_AGENTS, Agent, Topology
@@ -98,6 +99,25 @@ async def open_runtime(settings: Settings, *, create: bool = True) -> Runtime:
     runtime = Runtime(settings, database, store, bus, codec, topology, Keyring.at(settings.operators_pub))
     await runtime.refresh()
     return runtime
+
+
+@contextlib.asynccontextmanager
+async def open_bus(settings: Settings) -> AsyncIterator[tuple[Bus, Codec]]:
+    """The bus alone, for whoever reads topics where no store answers; nothing is made."""
+    from bus.embedded import SCHEMA, EmbeddedBus
+    from embedded.file import Database
+
+    if not settings.database.exists():
+        raise NotFound(f"nothing was ever recorded in {settings.data}", hint="name another folder with --data DIR")
+    codec = codec_of(settings)
+    database = await Database.open(settings.database, schema=[SCHEMA])
+    bus = EmbeddedBus(database, settings.run)
+    try:
+        yield bus, codec
+    finally:
+        await bus.close()
+        await codec.wire.close()
+        await database.close()
 
 
 def codec_of(settings: Settings) -> Codec:

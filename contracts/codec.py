@@ -20,6 +20,7 @@ from contracts import ids
 from contracts.envelope import Envelope, Event, Trust, open_trace
 from contracts.errors import GavotteError, Skew, TooLarge, Undecodable
 from contracts.events import Payload, latest_version, payload_class
+from contracts.foreign import hazard
 from contracts.registry import SameIds, SchemaIds, WireIds
 
 VALUE_BYTES_MAX: Final = 1024 * 1024
@@ -249,27 +250,30 @@ class Codec:
 
     def decode_plain(self, value: bytes) -> tuple[str, int, Plain]:
         """Type, version and fields by the writer's schema alone: also for events whose class is not known here."""
-        import fastavro
-
         if len(value) > VALUE_BYTES_MAX:
             raise TooLarge(f"value of {len(value)} bytes, the cap is {VALUE_BYTES_MAX}")
         schema_id = framed_id(value)
         if schema_id is None:
             raise Undecodable("the value is not in the Confluent wire format (0x00, schema id, Avro)")
         schema = self.schema_ids.by_id(schema_id)
-        body = io.BytesIO(value)
-        body.seek(_FRAME.size)
+        name = f"{schema.type} v{schema.version}"
+        return schema.type, schema.version, _fields(value, self._schema(schema_id, schema.text), name)
+
+    def decode_foreign(self, value: bytes, text: str) -> Plain:
+        """The fields of a value by another writer's schema, for people to look at; raises TooLarge or Undecodable."""
+        import json
+
+        import fastavro
+
+        if len(value) > VALUE_BYTES_MAX:
+            raise TooLarge(f"value of {len(value)} bytes, the cap is {VALUE_BYTES_MAX}")
+        if danger := hazard(text):
+            raise Undecodable(f"the registry's schema is not decoded by: {danger}")
         try:
-            fields = fastavro.schemaless_reader(body, self._schema(schema_id, schema.text), None)
-        except (GavotteError, MemoryError, RecursionError):
-            raise
-        except Exception as error:  # noqa: BLE001  fastavro raises many kinds for bytes that are not a record
-            raise Undecodable(f"the value is no {schema.type} v{schema.version}: {type(error).__name__}") from None
-        if body.tell() != len(value):
-            raise Undecodable(f"{len(value) - body.tell()} bytes are left over after {schema.type} v{schema.version}")
-        if not isinstance(fields, dict):
-            raise Undecodable(f"schema id {schema_id} is no record")
-        return schema.type, schema.version, fields
+            parsed = fastavro.parse_schema(json.loads(text))
+        except Exception as error:  # noqa: BLE001  fastavro raises many kinds for JSON that is not a schema
+            raise Undecodable(f"the registry's schema is none: {type(error).__name__}") from None
+        return _fields(value, parsed, "record of the registry's schema")
 
     def _writer(self, type_: str, version: int) -> tuple[bytes, Any]:
         found = self._writers.get((type_, version))
@@ -289,6 +293,25 @@ class Codec:
             parsed = fastavro.parse_schema(json.loads(text))
             self._parsed[schema_id] = parsed
         return parsed
+
+
+def _fields(value: bytes, parsed: Any, name: str) -> Plain:
+    """The record behind the frame; all bytes must be its own."""
+    import fastavro
+
+    body = io.BytesIO(value)
+    body.seek(_FRAME.size)
+    try:
+        fields = fastavro.schemaless_reader(body, parsed, None)
+    except (GavotteError, MemoryError, RecursionError):
+        raise
+    except Exception as error:  # noqa: BLE001  fastavro raises many kinds for bytes that are not a record
+        raise Undecodable(f"the value is no {name}: {type(error).__name__}") from None
+    if body.tell() != len(value):
+        raise Undecodable(f"{len(value) - body.tell()} bytes are left over after {name}")
+    if not isinstance(fields, dict):
+        raise Undecodable(f"the value is no record but {type(fields).__name__}")
+    return fields
 
 
 def _first(error: ValidationError) -> str:

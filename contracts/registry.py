@@ -109,6 +109,10 @@ class WireIds(Protocol):
         """
         ...
 
+    async def text(self, schema_id: int) -> str | None:
+        """The schema of an id that stands on a topic, as JSON text, where somebody can be asked and knows it."""
+        ...
+
     async def close(self) -> None:
         """Let go of connections; safe to call twice."""
         ...
@@ -125,6 +129,9 @@ class SameIds:
 
     async def inward(self, value: bytes) -> bytes:
         return value
+
+    async def text(self, schema_id: int) -> str | None:  # noqa: ARG002  there is nobody to ask
+        return None
 
     async def close(self) -> None:
         """Nothing is held."""

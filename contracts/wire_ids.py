@@ -39,6 +39,7 @@ class RegistryIds:
         self._memory = memory
         self._outward: dict[int, int] = {}
         self._inward: dict[int, int] = {}
+        self._texts: dict[int, str | None] = {}
         self._failed: dict[int, tuple[float, GavotteError]] = {}
         self._asking = asyncio.Lock()
 
@@ -71,6 +72,11 @@ class RegistryIds:
             async with self._asking:
                 await self._resolve(theirs)
         return reframed(value, self._inward[theirs])
+
+    async def text(self, schema_id: int) -> str | None:
+        if schema_id not in self._texts:
+            self._texts[schema_id] = await self.registry.schema(schema_id)
+        return self._texts[schema_id]
 
     async def close(self) -> None:
         await self.registry.close()

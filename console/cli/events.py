@@ -32,11 +32,34 @@ async def log(
     call: Call,
     task: Annotated[str, typer.Argument(metavar="[TASK]", help="The task's id, or any unique part of it.")] = "",
     all_: Annotated[bool, typer.Option("--all", help="The events of all tasks.")] = False,
+    from_bus: Annotated[
+        str,
+        typer.Option(
+            metavar="TOPIC",
+            help="What lies on a topic instead, of any version, letters too: `coding` or its whole name.",
+        ),
+    ] = "",
+    only: Annotated[
+        str, typer.Option("--task", metavar="TASK", help="With --from-bus: the records of this task alone.")
+    ] = "",
+    since: Annotated[
+        str, typer.Option(metavar="TIME", help="With --from-bus: from then on; `2h`, `7d`, a date or an RFC 3339 time.")
+    ] = "",
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="With --from-bus: go on with what comes, until Ctrl-C.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Print every event and its cause; with --json one event a line."""
+    """Print every event and its cause, from the record or from a topic; with --json one a line."""
     from contracts.errors import Usage
 
+    if from_bus:
+        from console.cli import topic
+
+        await topic.log(call, from_bus, task=only or task, since=since, follow=follow, json=json)
+        return
+    if only or since or follow:
+        raise Usage("--task, --since and --follow go with --from-bus", hint="gavotte watch TASK follows a task")
     if bool(task) == all_:
         raise Usage("name a task, or say --all", hint="gavotte tasks lists them")
     runtime = await call.runtime()

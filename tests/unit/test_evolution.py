@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import contracts.schemas
 from contracts.evolution import Avro, between, cannot_read, changed_since, check, drifted
+from contracts.foreign import hazard
 from contracts.registry import Schema, committed_schemas
 from contracts.topology import Topology
 
@@ -123,3 +124,38 @@ def test_what_is_called_readable_is_readable(reader: list[dict[str, Any]], write
     except Exception:
         readable = False
     assert (list(cannot_read(new, old)) == []) == readable
+
+
+def test_none_of_our_schemas_can_overrun_a_decoder() -> None:
+    assert {schema.type: hazard(schema.text) for schema in committed_schemas() if hazard(schema.text)} == {}
+
+
+LINK = {"type": "record", "name": "Link", "fields": [{"name": "next", "type": ["null", "Link"]}]}
+NOTHING = {"type": "record", "name": "Nothing", "fields": []}
+DEEP: object = "string"
+for _ in range(100):
+    DEEP = {"type": "array", "items": DEEP}
+
+
+@pytest.mark.parametrize(
+    ("schema", "danger"),
+    [
+        ("string", ""),
+        ({"type": "array", "items": "string"}, ""),
+        ({"type": "array", "items": "null"}, "no bytes"),
+        ({"type": {"type": "array", "items": {"type": "null"}}}, "no bytes"),
+        ({"type": "array", "items": NOTHING}, "no bytes"),
+        ({"type": "array", "items": {"type": "fixed", "name": "F", "size": 0}}, "no bytes"),
+        ({"type": "array", "items": {"type": "record", "name": "R", "fields": [{"name": "x", "type": NOTHING}]}}, "no"),
+        ([{"type": "fixed", "name": "a.F", "size": 0}, {"type": "fixed", "name": "b.F", "size": 1}], ""),
+        ({"type": "map", "values": "null"}, ""),  # each of its keys takes a byte
+        (LINK, "recursive: Link holds itself"),
+        ({"type": "record", "name": "Out", "fields": [{"name": "in", "type": LINK}]}, "recursive"),
+        (DEEP, "deeper than 64 levels"),
+        (7, "is no schema"),
+        ({}, "type"),
+    ],
+)
+def test_a_dangerous_schema_of_others_is_not_decoded_by(schema: object, danger: str) -> None:
+    found = hazard(json.dumps(schema))
+    assert (danger in found) if danger else found == ""
