@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import os
 import sys
 
+from agents.logs import start_logging
 from agents.settings import load_settings
 from contracts.errors import GavotteError
 
@@ -19,11 +20,7 @@ def main(arguments: list[str]) -> int:
         from agents.wiring import run_agent
 
         settings = load_settings()
-        logging.basicConfig(
-            level=settings.log.level.upper(),
-            stream=sys.stderr,
-            format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        )
+        start_logging(settings, agent=arguments[0], pid=str(os.getpid()))
         return asyncio.run(run_agent(settings, arguments[0], instance=arguments[1] if len(arguments) > 1 else ""))
     except GavotteError as error:
         sys.stderr.write(f"error: {error.message}\n" + (f"  try: {error.hint}\n" if error.hint else ""))

@@ -22,6 +22,8 @@ class Emission:
         self._codec = codec
         self._topology = topology
         self._clock = clock
+        self.context: Callable[[Delivery, Event], Event] | None = None
+        """Gives an event the trace context that its readers see; without one, that of its cause is passed on."""
 
     def sealed(self, delivery: Delivery, drafts: Sequence[Event], *, slot: str = "") -> tuple[Encoded, ...]:
         """Ids derived from task, cause, producer and index: the same handling gives the same events again.
@@ -33,13 +35,15 @@ class Emission:
             producer = f"{producer}/{delivery.event_id}"
         if slot:
             producer = f"{producer}/{slot}"
-        return tuple(self._seal(draft, producer, index) for index, draft in enumerate(drafts))
+        return tuple(self._seal(delivery, draft, producer, index) for index, draft in enumerate(drafts))
 
-    def _seal(self, draft: Event, producer: str, index: int) -> Encoded:
+    def _seal(self, delivery: Delivery, draft: Event, producer: str, index: int) -> Encoded:
         role = self._agent.role
         if draft.type not in self._agent.emits:
             raise Rejected(f"{role} may not emit {draft.type}", hint="its row in the topology does not list it")
         event = draft.sealed(producer=producer, index=index, time_us=self._clock(), source=agent_source(role))
+        if self.context is not None:
+            event = self.context(delivery, event)
         return Encoded(event, self._codec.encode_payload(event.payload))
 
     def message(self, event: Recorded) -> Message:

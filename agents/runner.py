@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agents.beginnings import detach
+from agents.observed import ObservedWorker, Observer
 from agents.work import Work
 from agents.worker import Handle, ToolMaker, Worker
 from bus.lanes import Lanes
@@ -68,6 +69,7 @@ class Runner:
         pace: Pace | None = None,
         clock: Callable[[], int] = ids.now_us,
         ready: Callable[[], None] = lambda: None,
+        observer: Observer | None = None,
     ) -> None:
         self.agent = agent
         self.store = store
@@ -83,7 +85,8 @@ class Runner:
         self._one_at_a_time = asyncio.Lock()
         self._live: dict[int, Work] = {}
         self._timers: set[asyncio.TimerHandle] = set()
-        self.worker = Worker(
+        made: Callable[..., Worker] = Worker if observer is None else functools.partial(ObservedWorker, observer)
+        self.worker = made(
             agent,
             handle,
             tools,

@@ -221,6 +221,30 @@ class LogSettings(Section):
     level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least serious lines that are kept in logs/."
     )
+    format: Literal["text", "json"] = Field(
+        default="text",
+        description="`json`: one object a line, with the ids of task, event, correlation and trace at work.",
+    )
+    stream: Literal["stderr", "stdout"] = Field(
+        default="stderr",
+        description="Where an agent's lines go, as for containers; under `gavotte up` always to logs/.",
+    )
+
+
+class TelemetrySettings(Section):
+    """What others see of an agent process. Spans go where the standard OTEL_* variables say: docs/telemetry.md."""
+
+    port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Port of `/metrics`, `/healthz` and `/readyz` of each agent; 0 takes a free one, empty: none.",
+    )
+    host: str = Field(default="127.0.0.1", description="The address that the port is opened at.")
+    relation: Literal["parent", "link"] = Field(
+        default="parent",
+        description="`parent`: a task is one trace. `link`: each delivery is one, linked to the sending of its event.",
+    )
 
 
 class Settings(Section):
@@ -236,6 +260,7 @@ class Settings(Section):
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
     operator: OperatorSettings = Field(default_factory=OperatorSettings)
     log: LogSettings = Field(default_factory=LogSettings)
+    telemetry: TelemetrySettings = Field(default_factory=TelemetrySettings)
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
     _config: Path | None = PrivateAttr(default=None)

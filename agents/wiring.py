@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from contracts import ids
 from contracts.authority import Keyring
 from contracts.codec import Codec, framed_id
 from contracts.errors import NotFound, Retryable, Usage
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
     from agents.model.port import Model
     from agents.runner import Pace
     from agents.settings import Settings
+    from agents.telemetry import Sender
     from agents.tools.sandbox import Limits
     from agents.tools.toolbox import Resources
     from agents.worker import Handle, ToolMaker
     from bus.port import Bus
     from contracts.confluent import SchemaRegistry
+    from contracts.envelope import Event
     from embedded.file import Database
     from state_store.port import Recorded, StateStore
 
@@ -53,8 +56,21 @@ class Runtime:
     topology: Topology
     keyring: Keyring
 
+    @functools.cached_property
+    def sender(self) -> Sender | None:
+        """Who tells of what this process sends, where the OTEL_* variables ask for spans and it is no agent."""
+        from agents.exposure import sender_of
+
+        return sender_of(self)
+
+    def traced(self, event: Event) -> Event:
+        """An event of a person or client, before it is recorded: with a span of its own, or that of its cause."""
+        return event if self.sender is None else self.sender.context(event)
+
     async def close(self) -> None:
         """Let go of everything; safe to call twice."""
+        if (sender := self.__dict__.pop("sender", None)) is not None:
+            await asyncio.to_thread(sender.close)
         await self.bus.close()
         await self.codec.wire.close()
         await self.store.close()
@@ -171,7 +187,10 @@ async def _publish(runtime: Runtime, recorded: Sequence[Recorded]) -> None:
     await runtime.codec.wire.prepare(wanted)
     messages = [message_of(event, runtime.codec, runtime.topology) for event in recorded]
     if messages:
+        began_us = ids.now_us()
         await runtime.bus.publish(messages)
+        if runtime.sender is not None:
+            runtime.sender.sent([event.envelope for event in recorded], (began_us, ids.now_us()))
 
 
 def model_of(settings: Settings) -> Model:
@@ -292,6 +311,7 @@ async def further_role(path: Path, runtime: Runtime) -> Role:
 
 async def run_agent(settings: Settings, role: str, *, instance: str = "") -> int:
     """One agent process: opens everything, works until SIGTERM or SIGINT, leaves in order. Returns the exit code."""
+    from agents.exposure import exposed
     from agents.runner import Runner
     from agents.upkeep import upkeep
     from embedded.liveness import Presence
@@ -305,22 +325,24 @@ async def run_agent(settings: Settings, role: str, *, instance: str = "") -> int
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        runner = Runner(
-            made.agent,
-            made.handle,
-            made.tools,
-            store=runtime.store,
-            bus=runtime.bus,
-            codec=runtime.codec,
-            topology=runtime.topology,
-            keyring=runtime.keyring,
-            holder=holder,
-            pace=pace_of(settings),
-            ready=lambda: print(f"ready {made.agent.role} {os.getpid()}", flush=True),  # noqa: T201  `up` waits for it
-        )
-        with Presence(settings.run, holder):
-            async with upkeep(runtime.bus, settings.bus.retention_hours * 3600):
-                await runner.run(stop)
+        async with exposed(settings, runtime, made.agent, holder, stop) as shown:
+            runner = Runner(
+                made.agent,
+                made.handle,
+                made.tools,
+                store=runtime.store,
+                bus=runtime.bus,
+                codec=runtime.codec,
+                topology=runtime.topology,
+                keyring=runtime.keyring,
+                holder=holder,
+                pace=pace_of(settings),
+                ready=shown.ready,
+                observer=shown.observer,
+            )
+            with Presence(settings.run, holder):
+                async with upkeep(runtime.bus, settings.bus.retention_hours * 3600):
+                    await runner.run(stop)
         return 0
     finally:
         await runtime.close()

@@ -213,6 +213,7 @@ async def record(
 
     runtime.topology.check_emission(event.type, event.envelope.source)
     await check_speaker(runtime, event)
+    event = runtime.traced(event)
     if event.type in SIGNED_TYPES:
         until = expires_at or EPOCH + event.envelope.time_us * MICROSECOND + timedelta(hours=SIGNATURE_HOURS)
         event = enrol(runtime.settings).sign(event, until)

@@ -67,7 +67,7 @@ class Member:
 
 
 Notice = Callable[[str, Member, str], None]
-"""Told of `ready`, `died` and `gave up`, with words."""
+"""Told of `ready`, `died` and `gave up`, with words: of one that is ready, where its metrics are, if anywhere."""
 
 
 def silent(_what: str, _member: Member, _words: str) -> None:
@@ -103,7 +103,8 @@ class Crew:
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self.settings = settings
-        self.environ = {**(os.environ if environ is None else environ), **settings.environment()}
+        inherited = os.environ if environ is None else environ
+        self.environ = {**inherited, **settings.environment(), "GAVOTTE_LOG__STREAM": "stderr"}
         self.members = [Member(post) for post in wanted]
         self.failed = asyncio.Event()
         self.failure = ""
@@ -209,7 +210,7 @@ class Crew:
         async for line in process.stdout:
             if line.startswith(b"ready "):
                 member.ready.set()
-                self._notice("ready", member, "")
+                self._notice("ready", member, " ".join(line.decode("utf-8", "replace").split()[3:]))
             else:
                 os.write(log, line)
 

@@ -40,7 +40,7 @@ async def up(
 
     def notice(what: str, member: Member, words: str) -> None:
         if what == "ready":
-            put(f"{styled('ready', 'green')} {member.post.name} {member.pid}")
+            put(f"{styled('ready', 'green')} {member.post.name} {member.pid} {words}".rstrip())
         else:
             warn(f"{member.post.name} {clipped(words, 500)}")
 
