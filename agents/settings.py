@@ -78,6 +78,12 @@ class StoreSettings(Section):
     """Where the truth is kept."""
 
     backend: Literal["sqlite"] = Field(default="sqlite", description="`sqlite`: a file in the data folder.")
+    journal_days: int = Field(
+        default=90,
+        ge=30,
+        description="Days that `gavotte prune` leaves of what the steps of ended tasks asked and were answered. What was "
+        "done, why, its digests and its cost are never removed, nor are events.",
+    )
 
 
 class RegistrySettings(Section):

@@ -23,6 +23,7 @@ STORE_WRITES: Final = (
     "effect_withdraw",
     "forgive",
     "mark_partitions",
+    "prune_journal",
     "published",
     "put_body",
     "put_project",

@@ -7,13 +7,17 @@ import contextlib
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from contracts.crashpoints import crashpoint
-from contracts.errors import Corrupt, Unavailable
+from contracts.errors import Corrupt, Refused, Unavailable
 from contracts.events import INLINE_BYTES_MAX
+from embedded.lock import FileLock
 from state_store.transaction import Transaction
+
+LOCK_TIMEOUT_SECONDS: Final = 30.0
 
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -43,8 +47,7 @@ class Bodies:
         digest = digest_of(raw)
         path = self._path(digest)
         crashpoint("store.body_file.before")
-        if not path.exists():
-            await asyncio.to_thread(_write, path, raw)
+        await asyncio.to_thread(self._keep_file, path, raw)
         crashpoint("store.body_file.after")
         return digest
 
@@ -55,6 +58,50 @@ class Bodies:
         if raw is not None and digest_of(raw) != digest:
             raise Corrupt(f"body {digest} was changed on the disk", hint="restore the bodies folder from the backup")
         return raw
+
+    def bytes_of(self, digest: str) -> bytes:
+        """The file of a digest as it is, empty where there is none."""
+        return self._read_file(digest) or b""
+
+    def files_before(self, before_us: int) -> dict[str, int]:
+        """Files last stored before a moment: digest -> size in bytes."""
+        found = {}
+        for path in [] if self.folder is None else self.folder.glob("??/*"):
+            digest = f"sha256:{path.name}"
+            with contextlib.suppress(FileNotFoundError):
+                state = path.stat()
+                if _DIGEST.fullmatch(digest) and state.st_mtime_ns // 1000 < before_us:
+                    found[digest] = state.st_size
+        return found
+
+    def remove_file(self, digest: str, before_us: int) -> int:
+        """Remove a file unless it was stored again meanwhile; returns the bytes that are free now."""
+        path = self._path(digest)
+        with self._alone(), contextlib.suppress(FileNotFoundError):
+            state = path.stat()
+            if state.st_mtime_ns // 1000 < before_us:
+                path.unlink()
+                return state.st_size
+        return 0
+
+    def _keep_file(self, path: Path, raw: bytes) -> None:
+        """Write the file, or say of the one that is there that it is needed again: retention looks at its time."""
+        with self._alone():
+            if path.exists():
+                os.utime(path)
+                return
+        _write(path, raw)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody removes a file while another process says that it is needed."""
+        assert self.folder is not None  # noqa: S101  # callers asked fits_row
+        lock = _lock_in(self.folder)
+        try:
+            lock.acquire(LOCK_TIMEOUT_SECONDS)
+            yield
+        finally:
+            lock.close()
 
     def _read_file(self, digest: str) -> bytes | None:
         if self.folder is None or not _DIGEST.fullmatch(digest):
@@ -86,6 +133,14 @@ def _write(path: Path, raw: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise Unavailable(f"cannot write the body {path}: {error.strerror}", hint="free disk space") from error
+
+
+def _lock_in(folder: Path) -> FileLock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return FileLock(folder.with_name(f"{folder.name}.lock"))
+    except (OSError, Refused) as error:
+        raise Unavailable(f"cannot write into {folder}: {error}", hint="free disk space") from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -45,7 +45,7 @@ class Step:
     """One line of the journal: the intent of a model or tool call and, once known, its outcome.
 
     `arguments_digest` and `state_digest` are sha256 hex. `outcome` is "ok", "error" or "" while unknown; `result` is
-    JSON text. Costs are micro-dollars. `reserved_*` is charged while the outcome is unknown.
+    JSON text, empty in an outcome whose words retention let go. Costs are micro-dollars. `reserved_*` is charged while the outcome is unknown.
     """
 
     task_id: str
@@ -260,6 +260,16 @@ class RegisteredAgent:
 
 
 @dataclass(frozen=True, slots=True)
+class Pruned:
+    """What retention let go of, or would: ended tasks and how many of their steps, large bodies and their bytes."""
+
+    tasks: int = 0
+    steps: int = 0
+    bodies: int = 0
+    body_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class TaskFilter:
     """Which tasks to list, newest first. `text` is looked for in titles."""
 
@@ -420,6 +430,11 @@ class StateStore(Protocol):
 
     async def rebuild_views(self) -> int:
         """Drop the views and fold them anew; returns how many tasks."""
+        ...
+
+    async def prune_journal(self, before_us: int, *, dry_run: bool = False) -> Pruned:
+        """Empty the arguments and results of steps of tasks that ended before a moment, and drop large bodies that
+        nothing names any more. Lines of steps, events and tasks with an unfinished delivery are kept."""
         ...
 
     async def verify_chain(self) -> list[str]:

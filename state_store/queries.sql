@@ -528,3 +528,35 @@ SELECT status, count(*) FROM deliveries GROUP BY status
 -- name: fact
 -- A fact about the store itself.
 SELECT value FROM store_facts WHERE name = ?
+
+-- ---------------------------------------------------------------------------------------------------- retention
+
+-- name: prunable_tasks
+-- Tasks that ended before a moment, have no delivery that may still run, and have steps with words in them.
+SELECT t.task_id, count(*) FROM tasks t JOIN steps s ON s.task_id = t.task_id
+WHERE t.status IN ('succeeded', 'failed', 'cancelled') AND t.updated_at_us < ?
+  AND (s.arguments <> '' OR s.result <> '' OR s.arguments_body IS NOT NULL OR s.result_body IS NOT NULL)
+  AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.task_id = t.task_id
+                  AND d.status IN ('started', 'waiting', 'retry', 'parked', 'dead'))
+GROUP BY t.task_id ORDER BY t.task_id
+
+-- name: steps_empty
+-- The words of a task's steps are gone; the lines stay.
+UPDATE steps SET arguments = '', arguments_body = NULL, result = '', result_body = NULL WHERE task_id = ?
+
+-- name: event_texts
+-- All payloads, a page at a time, to see which bodies they name: where the page ended, the task, texts.
+SELECT position, task_id, value FROM events WHERE position > ? ORDER BY position LIMIT ?
+
+-- name: step_texts
+-- The words of all steps, likewise.
+SELECT step_id, task_id, arguments, result, arguments_body, result_body FROM steps
+WHERE step_id > ? ORDER BY step_id LIMIT ?
+
+-- name: effect_texts
+-- The words of all effects, likewise.
+SELECT key, task_id, intent, receipt FROM effects WHERE key > ? ORDER BY key LIMIT ?
+
+-- name: body_texts
+-- Small bodies, likewise: they may name large ones.
+SELECT digest, '', raw FROM bodies WHERE digest > ? ORDER BY digest LIMIT ?

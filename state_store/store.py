@@ -5,6 +5,7 @@ A backend says how a transaction is run; what happens in it is the same on all o
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
@@ -16,7 +17,7 @@ from contracts.crashpoints import crashpoint
 from contracts.envelope import Envelope
 from contracts.project import Project
 from contracts.topology import Agent, Topology
-from state_store import audit, effects, inbox, leases, registrations, sweep, views
+from state_store import audit, effects, inbox, leases, registrations, retention, sweep, views
 from state_store.appending import append
 from state_store.bodies import Bodies
 from state_store.inbox import Inbox
@@ -32,6 +33,7 @@ from state_store.port import (
     Encoded,
     InboxRow,
     Kill,
+    Pruned,
     Recorded,
     RegisteredAgent,
     Started,
@@ -265,6 +267,17 @@ class Store(ABC):
             if len(folded) < TASKS_PER_REBUILD:
                 return count
             after = folded[-1]
+
+    async def prune_journal(self, before_us: int, *, dry_run: bool = False) -> Pruned:
+        found = await self._read(lambda tx: retention.find(tx, self._bodies, before_us))
+        if dry_run:
+            return Pruned(len(found.tasks), found.steps, len(found.bodies), sum(found.bodies.values()))
+        for first in range(0, len(found.tasks), retention.TASKS_AT_ONCE):
+            some = found.tasks[first : first + retention.TASKS_AT_ONCE]
+            emptied = partial(retention.empty_steps, tasks=some, before_us=before_us)
+            await self._write("prune_journal", emptied, some)
+        freed = [await asyncio.to_thread(self._bodies.remove_file, digest, before_us) for digest in found.bodies]
+        return Pruned(len(found.tasks), found.steps, sum(size > 0 for size in freed), sum(freed))
 
     async def verify_chain(self) -> list[str]:
         return await self._read(audit.faults)

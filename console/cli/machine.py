@@ -9,7 +9,7 @@ import typer
 from console.cli.call import EXIT_FAILED, Call, Json, command
 from console.cli.output import put, put_json, say, styled
 from console.harmless import harmless
-from console.words import count, span
+from console.words import DAY, HOUR, MICRO, count, span
 
 if TYPE_CHECKING:
     from console.doctor import Finding
@@ -66,18 +66,33 @@ async def prune(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Let go of what has outlived its time: records of the bus that every group has read. Events stay."""
+    """Let go of what has outlived its time: records that every group has read, words of old steps. Events stay."""
     from bus.port import Prunable
+    from contracts.ids import now_us
 
     runtime = await call.runtime()
-    hours = call.settings.bus.retention_hours
+    hours, days = call.settings.bus.retention_hours, call.settings.store.journal_days
     records = 0
     if isinstance(runtime.bus, Prunable):
         records = await runtime.bus.prune(hours * 3600, beyond_groups=unread, dry_run=dry_run)
+    gone = await runtime.store.prune_journal(now_us() - days * DAY * MICRO, dry_run=dry_run)
     if json:
-        put_json({"dry_run": dry_run, "bus": {"records": records, "older_than_hours": hours}})
+        bus = {"records": records, "older_than_hours": hours}
+        journal = {"tasks": gone.tasks, "steps": gone.steps, "older_than_days": days}
+        bodies = {"files": gone.bodies, "bytes": gone.body_bytes}
+        put_json({"dry_run": dry_run, "bus": bus, "journal": journal, "bodies": bodies})
         return
-    put(f"bus      {count(records, 'record')} older than {span(hours * 3600)}{' (dry run)' if dry_run else ''}")
+    whose = "whether every group has read them or not" if unread else "which every group has read"
+    put(f"bus      {count(records, 'record')} older than {span(hours * HOUR)}, {whose}")
+    put(
+        f"journal  {count(gone.steps, 'step')} of {count(gone.tasks, 'task')} that ended more than {days} days ago: words, not lines"
+    )
+    put(f"bodies   {count(gone.bodies, 'file')} that nothing names any more, {gone.body_bytes / (1 << 20):.1f} MiB")
+    say(
+        "nothing was removed: this was a dry run"
+        if dry_run
+        else "removed; the file keeps its size and uses the room again"
+    )
 
 
 async def verify(call: Call, json: Json = False) -> int:
