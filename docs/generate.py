@@ -6,8 +6,10 @@ Each part stands between `<!-- generated: NAME -->` and `<!-- end: NAME -->`; al
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
+import tomllib
 import types
 import typing
 from collections.abc import Callable, Iterable
@@ -21,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 from agents.settings import described  # noqa: E402
 from bus.retry import TABLE, DeadLetter, LetGo, Park, Stop  # noqa: E402
 from contracts import errors, events  # noqa: E402
+from contracts.asyncapi import document as asyncapi_document  # noqa: E402
 from contracts.topology import AWAITED, Topology, dead_letter_topic  # noqa: E402
 from state_store.fold import ANYWHERE, PAUSES, START, TRANSITIONS  # noqa: E402
 
@@ -290,6 +293,21 @@ PARTS: dict[str, Callable[[], str]] = {
 MARKED = re.compile(r"(<!-- generated: (?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- end: (?P=name) -->)", re.DOTALL)
 
 
+def asyncapi() -> str:
+    """The AsyncAPI document, for machines."""
+    return json.dumps(asyncapi_document(version()), indent=1, ensure_ascii=False) + "\n"
+
+
+def version() -> str:
+    """The release that the code is."""
+    found: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    return found
+
+
+FILES: dict[str, Callable[[], str]] = {"asyncapi.json": asyncapi}
+"""Files that are generated whole."""
+
+
 def rendered(text: str) -> str:
     """A page with its generated parts made anew."""
 
@@ -311,3 +329,8 @@ if __name__ == "__main__":
         if after != before:
             page.write_text(after)
             print(f"wrote {page.relative_to(ROOT)}")
+    for name, made in FILES.items():
+        file = DOCS / name
+        if not file.exists() or file.read_text() != made():
+            file.write_text(made())
+            print(f"wrote {file.relative_to(ROOT)}")

@@ -23,6 +23,7 @@ def add_to(app: typer.Typer) -> None:
     command(contracts)(show)
     command(contracts)(check)
     command(contracts)(push)
+    command(contracts)(asyncapi)
 
 
 def list_(_call: Call, json: Json = False) -> None:
@@ -164,6 +165,15 @@ async def push(call: Call, registry: Url = "", json: Json = False) -> None:
         ],
         right=("id", "version"),
     )
+
+
+def asyncapi(_call: Call) -> None:
+    """Print the AsyncAPI 3.0 document: every topic, who sends and who receives what on it, headers and schemas."""
+    from importlib import metadata
+
+    from contracts.asyncapi import document
+
+    put_json(document(metadata.version("gavotte")))
 
 
 def _registry(call: Call, url: str) -> SchemaRegistry:

@@ -41,6 +41,11 @@ def test_every_generator_has_its_page(generate: ModuleType) -> None:
     assert found == set(generate.PARTS), "give each part of docs/generate.py a place between its marks"
 
 
+def test_generated_files_are_current(generate: ModuleType) -> None:
+    stale = [name for name, made in generate.FILES.items() if (ROOT / "docs" / name).read_text() != made()]
+    assert not stale, f"out of date: run make docs for {stale}"
+
+
 def anchors(page: Path) -> set[str]:
     """What a link may point to inside a page, as forges make it from the headings."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
