@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,7 +38,7 @@ async def spoilt(runtime: Runtime, task_id: str) -> list[Message]:
     values = [UNKNOWN_SCHEMA + first.value[5:]] * 9 + [first.value[:20], first.value + b"\0", b""]
     found = []
     for value in values:
-        envelope = replace(first.envelope, id=ids.uuid7(), task_id=ids.uuid7())
+        envelope = first.envelope._replace(id=ids.uuid7(), task_id=ids.uuid7())
         found.append(Message(topic, envelope.task_id.encode(), value, headers_of(envelope)))
     return [*found, Message(topic, b"no task", b"no value", ())]
 

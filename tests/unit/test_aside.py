@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -70,7 +69,7 @@ def failing(ledger: Ledger, error: Exception, attempts_max: int = 9) -> Work:
         again=cast(Any, None),
     )
     record = Record("gavotte.operator.events.v1", 0, 7, b"key", b"\0value", headers_of(ENVELOPE), 0)
-    work = Work(record.key, record, envelope=replace(ENVELOPE))
+    work = Work(record.key, record, envelope=ENVELOPE)
 
     async def put() -> None:
         for _ in range(attempts_max):
