@@ -19,6 +19,7 @@ from typing import Final
 from bus import file_groups
 from bus.file_log import Content, Place, Row, Shelf, pack_headers, record_of, stored_contents
 from bus.file_subscription import FileSubscription
+from bus.losses import kept, loses_wakeups
 from bus.partitions import PARTITIONS, partition_of
 from bus.port import Consumer, Features, Lag, Message, Record
 from bus.queries import SCHEMA, SQL
@@ -68,7 +69,7 @@ class EmbeddedBus:
         self.shelf = shelf
         self.poll_seconds = poll_seconds
         self._clock = clock
-        self._wakeups = WakeUps(self.folder, self._woken) if wakeups else None
+        self._wakeups = WakeUps(self.folder, self._woken) if wakeups and not loses_wakeups() else None
         self._topic_ids: dict[str, int] = {}
         self._topics: dict[int, str] = {}
         self._listeners: dict[int, set[str]] = {}
@@ -92,6 +93,7 @@ class EmbeddedBus:
 
     async def publish(self, messages: Sequence[Message]) -> None:
         self._check_open()
+        messages = kept(messages)
         if messages:
             await self._publishing(messages)
 

@@ -264,10 +264,13 @@ def last_words(path: Path) -> str:
     return ""
 
 
-def living_roles(run_folder: Path) -> set[str]:
-    """The roles of which an agent process is alive on this data folder."""
+def living_agents(run_folder: Path) -> list[str]:
+    """The names of the agent processes that are alive on this data folder: `coding-4711`."""
     from embedded.liveness import living
 
-    if not run_folder.is_dir():
-        return set()
-    return {name.rpartition("-")[0] for name in living(run_folder) if "-" in name}
+    return [name for name in living(run_folder) if "-" in name] if run_folder.is_dir() else []
+
+
+def living_roles(run_folder: Path) -> set[str]:
+    """The roles of which an agent process is alive on this data folder."""
+    return {name.rpartition("-")[0] for name in living_agents(run_folder)}

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from agents.watch import Turn, alarms_of, covers, turn_of
 from console.words import moment, span
-from contracts.topology import awaited
-from state_store.fold import TaskState, due_us, owner
 
 if TYPE_CHECKING:
+    from state_store.fold import TaskState
     from state_store.port import InboxRow, Kill
 
 MICRO = 1_000_000
@@ -36,14 +36,12 @@ class Why:
 def explain(
     state: TaskState, inbox: Sequence[InboxRow], kills: Sequence[Kill], living: Sequence[str], now_us: int
 ) -> Why:
-    """All that is known about the wait. `living` are the roles with a process alive on this machine."""
-    role = owner(state) or ""
-    row = awaited(state.step)
-    until = due_us(state)
-    person = state.status in {"waiting", "escalated"}
-    sentences, commands = _standing(state, role, person=person)
-    if until is not None:
-        sentences.append(_time(state.since_us, until, now_us))
+    """All that is known about the wait. `living` are the names of the agent processes alive on this machine."""
+    turn = turn_of(state)
+    role = turn.role
+    sentences, commands = _standing(state, turn)
+    if turn.until_us is not None:
+        sentences.append(_time(turn.since_us, turn.until_us, now_us))
     covering = [kill for kill in kills if covers(kill, state.task_id, role)]
     for kill in covering:
         sentences.append(f"A kill of {_scope(kill)} stops it{f': {kill.reason}' if kill.reason else ''}.")
@@ -51,43 +49,39 @@ def explain(
     open_rows = [row for row in inbox if row.status in OPEN_STATUSES]
     sentences += [_delivery(row, now_us) for row in open_rows]
     commands += [f"gavotte dlq redrive {row.event_id}" for row in open_rows if row.status == "dead"]
-    if role and not person and not covering and role not in living:
+    kinds = {alarm.kind for alarm in alarms_of(turn, inbox, kills, living, now_us)}
+    if "unattended" in kinds:
         sentences.append(f"No {role} agent is running on this machine.")
         commands.append("gavotte up")
+    if "stalled" in kinds:
+        sentences.append(f"Nobody is at work on it, though {role} agents are running.")
+        commands.append("gavotte doctor")
     return Why(
         task_id=state.task_id,
         status=state.status,
         step=state.step,
-        turn="a person" if person else role,
+        turn=turn.who,
         role=role,
-        awaits=_awaits(state, row.awaits if row else ()),
-        since_us=state.since_us,
-        until_us=until,
+        awaits=turn.awaits,
+        since_us=turn.since_us,
+        until_us=turn.until_us,
         sentences=tuple(sentences),
         commands=tuple(commands),
     )
 
 
-def covers(kill: Kill, task_id: str, role: str) -> bool:
-    """Whether an active kill stops this task in the hands of this role."""
-    if kill.lifted:
-        return False
-    return kill.scope == "all" or (kill.scope, kill.target) in {("task", task_id), ("role", role)}
-
-
-def _standing(state: TaskState, role: str, *, person: bool) -> tuple[list[str], list[str]]:
-    id_ = state.task_id
+def _standing(state: TaskState, turn: Turn) -> tuple[list[str], list[str]]:
+    id_, role = state.task_id, turn.role
     if state.ended:
         return [f"The task has {_ended(state)}{f': {state.outcome}' if state.outcome else ''}."], []
     if state.pause is not None:
         commands = [state.pause.hint or f"gavotte resume {id_}", f"gavotte cancel {id_}"]
         return [f"It waits for a person, because {role} cannot go on: {state.pause.reason}."], commands
-    if person and state.approval is not None:
+    if turn.person and state.approval is not None:
         digest = state.approval.digest
         commands = [f"gavotte diff {id_}", f"gavotte approve {id_}", f"gavotte deny {id_}"]
         return [f"It waits for a person to approve {digest} for production; {role} asked."], commands
-    row = awaited(state.step)
-    words = " or ".join(row.awaits) if row else "nothing"
+    words = " or ".join(turn.awaits) or "nothing"
     sentences = [f"It is {role}'s turn: {words} is awaited from it after step {state.step}."]
     if state.cancel_requested:
         sentences.append(
@@ -98,14 +92,6 @@ def _standing(state: TaskState, role: str, *, person: bool) -> tuple[list[str], 
 
 def _ended(state: TaskState) -> str:
     return "been cancelled" if state.step == "cancelled" else state.step
-
-
-def _awaits(state: TaskState, usual: tuple[str, ...]) -> tuple[str, ...]:
-    if state.ended:
-        return ()
-    if state.pause is None:
-        return usual
-    return ("TaskResumed",) if state.pause.kind == "escalated" else ("BudgetRaised",)
 
 
 def _time(since_us: int, until_us: int, now_us: int) -> str:

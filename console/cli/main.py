@@ -13,6 +13,7 @@ import typer
 
 from console.cli import (
     acts,
+    alarms,
     config,
     contracts,
     demo,
@@ -64,7 +65,22 @@ def _everything(
     """What stands before any command."""
 
 
-for room in (processes, submit, tasks, watch, events, llm, acts, projects, letters, contracts, config, machine, demo):
+for room in (
+    processes,
+    submit,
+    tasks,
+    watch,
+    alarms,
+    events,
+    llm,
+    acts,
+    projects,
+    letters,
+    contracts,
+    config,
+    machine,
+    demo,
+):
     room.add_to(app)
 model_server.add_to(app)
 

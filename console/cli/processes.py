@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from console.cli.call import EXIT_FAILED, Call, command
-from console.cli.output import coloured, put, styled, warn
+from console.cli.output import coloured, put, say, styled, warn
 from console.harmless import clipped
 
 
@@ -30,6 +30,9 @@ async def up(
     also: Annotated[
         list[str] | None, typer.Option(metavar="FILE", help="A further agent's file; may be repeated.")
     ] = None,
+    alarms: Annotated[
+        bool, typer.Option("--alarms/--no-alarms", help="Say what looks wrong, as gavotte alarms --follow does.")
+    ] = True,
 ) -> int:
     """Run the four agents, each a process of its own, until Ctrl-C; what dies is started again."""
     from console.acts import enrol
@@ -50,10 +53,12 @@ async def up(
             put(f"data  {settings.data}")
             stopping = asyncio.create_task(stopped.wait())
             failing = asyncio.create_task(crew.failed.wait())
+            watching = asyncio.create_task(_say_alarms(call) if alarms else asyncio.sleep(0))
             await asyncio.wait({stopping, failing}, return_when=asyncio.FIRST_COMPLETED)
             failed = crew.failed.is_set() and not stopped.is_set()
-            for waiting in (stopping, failing):
+            for waiting in (stopping, failing, watching):
                 waiting.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
             if coloured():
                 put()
             put("stopping")
@@ -61,6 +66,22 @@ async def up(
     if failed:
         warn(f"{clipped(crew.failure, 500)}; look into {settings.logs}")
     return EXIT_FAILED if failed else 0
+
+
+async def _say_alarms(call: Call) -> None:
+    """The watcher beside the agents. They do not know of it, and go on where it ends."""
+    from console.alarms import follow
+    from console.cli.alarms import line
+
+    try:
+        async with contextlib.aclosing(follow(await call.runtime(create=True))) as looks:
+            async for raised, over in looks:
+                for alarm in raised:
+                    warn(line("raised", alarm))
+                for alarm in over:
+                    say(line("over", alarm))
+    except Exception as error:  # noqa: BLE001  whatever is wrong with the watcher is nothing to the agents
+        warn(f"no alarms from now on: {clipped(str(error), 500)}")
 
 
 async def agent(

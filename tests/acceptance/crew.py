@@ -43,8 +43,11 @@ class Crew:
     `points` are the crash points at which each role still has to die, one after the other: every start arms the next.
     """
 
-    def __init__(self, person: Person, points: dict[str, list[str]] | None = None) -> None:
+    def __init__(
+        self, person: Person, points: dict[str, list[str]] | None = None, roles: Iterable[str] = ROLES
+    ) -> None:
         self.person = person
+        self.roles = tuple(roles)
         self.points = points or {}
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.deaths: Counter[str] = Counter()
@@ -87,7 +90,7 @@ class Crew:
         return (self.person.home / f"{role.replace(os.sep, '_')}.log").read_text()[-4000:]
 
     def __enter__(self) -> Self:
-        for role in ROLES:
+        for role in self.roles:
             self.start(role)
         return self
 

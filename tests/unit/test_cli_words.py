@@ -174,7 +174,7 @@ CHANGE = ChangeProposed(revision=1, base_commit="c", head_commit="h", branch="b"
 
 def test_why_says_whose_turn_it_is() -> None:
     state = then([submitted()], ("planning", PLAN))
-    found = explain(state, [], [], ["coding"], HOUR_US + 5_000_001)
+    found = explain(state, [], [], ["coding-1"], HOUR_US + 5_000_001)
     assert (found.turn, found.awaits, found.status) == ("coding", ("ChangeProposed",), "running")
     assert found.sentences[0] == "It is coding's turn: ChangeProposed is awaited from it after step planned."
     assert "(5.0 s ago)" in found.sentences[1]
@@ -198,7 +198,7 @@ def test_why_names_kills_and_open_deliveries() -> None:
         reason_code="unavailable",
         published=False,
     )
-    found = explain(state, [row], [kill, others], ["planning"], HOUR_US)
+    found = explain(state, [row], [kill, others], ["planning-1"], HOUR_US)
     assert "A kill of role planning stops it: smoke." in found.sentences
     assert "planning tries TaskSubmitted again (attempt 2) in 30.0 s: the disk is full." in found.sentences
     assert found.commands == ("gavotte lift k1",)
