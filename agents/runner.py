@@ -18,7 +18,7 @@ from agents.observed import ObservedWorker, Observer
 from agents.work import Work
 from agents.worker import Handle, ToolMaker, Worker
 from bus.lanes import Lanes
-from bus.port import Bus, Consumer, Record, Subscription
+from bus.port import Bus, Consumer, Gap, Record, Subscription, report_gap
 from contracts import ids
 from contracts.authority import Keyring
 from contracts.codec import Codec
@@ -52,7 +52,10 @@ class Pace:
 
 
 class Runner:
-    """Runs one role until `stop` is set. `holder` is the name of this process for leases and membership."""
+    """Runs one role until `stop` is set.
+
+    `holder` is the name of this process for leases; `member` its name in the group, the same in its next life, if any.
+    """
 
     def __init__(
         self,
@@ -66,6 +69,7 @@ class Runner:
         topology: Topology,
         keyring: Keyring,
         holder: str,
+        member: str = "",
         pace: Pace | None = None,
         clock: Callable[[], int] = ids.now_us,
         ready: Callable[[], None] = lambda: None,
@@ -75,6 +79,7 @@ class Runner:
         self.store = store
         self.bus = bus
         self.holder = holder
+        self.member = member or holder
         self.pace = pace or Pace()
         self.topology = topology
         self.clock = clock
@@ -113,10 +118,11 @@ class Runner:
         self._stop = stop or self._stop
         consumer = Consumer(
             group=self.agent.group,
-            member=self.holder,
+            member=self.member,
             topics=self.topology.topics_for(self.agent.role),
             on_gained=self.gained,
             on_lost=self.lost,
+            on_gap=self.gap,
         )
         self._subscription = subscription = await self.bus.subscribe(consumer)
         loops = [
@@ -292,6 +298,11 @@ class Runner:
         await self.lanes.drain(partitions, self.pace.stop_seconds)
         await self._settle(self._subscription)
         await self.store.clean_partitions(self.agent.role, sorted(partitions), self.holder)
+
+    async def gap(self, gap: Gap) -> None:
+        """Records were removed before this role read them: an alarm, and the store is asked what it has missed."""
+        await report_gap(gap)
+        self._sweep_now.set()
 
     def _is_careful(self, record: Record) -> bool:
         """Whether a holder that died may have had this record in its hands; it had no more than these."""

@@ -64,14 +64,47 @@ class TaskSettings(Section):
 class BusSettings(Section):
     """How events travel."""
 
-    backend: Literal["embedded"] = Field(
-        default="embedded", description="`embedded`: a SQLite file in the data folder, shared by all processes."
+    backend: Literal["embedded", "kafka"] = Field(
+        default="embedded",
+        description="`embedded`: a SQLite file in the data folder, shared by all processes. `kafka`: Apache Kafka.",
     )
     retention_hours: float = Field(
         default=7 * 24,
         ge=1,
-        description="Hours that the embedded bus keeps a record that every group has read. The store keeps its events for ever.",
+        description="Hours that records are kept: by the embedded bus once every group has read them, in Kafka as its "
+        "topics are made. Letters stay for ever, and so do the store's events.",
     )
+    partitions: int = Field(
+        default=8, ge=1, le=1000, description="Partitions of every topic, and so the most processes of one role."
+    )
+    servers: str = Field(default="", description="Kafka brokers to ask first, as `host:port,host:port`.")
+    security: Literal["plaintext", "tls", "sasl"] = Field(
+        default="plaintext", description="How Kafka is spoken to. `sasl` is a login by SCRAM-SHA-512 over TLS."
+    )
+    user: str = Field(default="", description="The name to log in to Kafka with.")
+    password: SecretStr | None = Field(
+        default=None,
+        description="The password to log in to Kafka with; also from the file that `GAVOTTE_BUS__PASSWORD_FILE` names.",
+    )
+    cafile: Path | None = Field(
+        default=None, description="The authorities to trust for Kafka's TLS, as PEM; empty: those of the system."
+    )
+    prefix: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9._-]*$",
+        max_length=100,
+        description="What stands before the names of all topics and groups in Kafka, for instance `staging.`.",
+    )
+    replication: int = Field(
+        default=0, ge=0, description="Replicas of topics that are made; 0: as the brokers are set. 3 in production."
+    )
+    session_seconds: float = Field(
+        default=10, ge=1, description="Seconds of silence after which a process loses its partitions to others."
+    )
+    poll_interval_seconds: float = Field(
+        default=300, ge=1, description="Seconds after which a process that fetches nothing gives its partitions up."
+    )
+    timeout_seconds: float = Field(default=20, gt=0, description="Seconds in which Kafka must answer.")
 
 
 class StoreSettings(Section):

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -94,10 +95,9 @@ class Role:
 
 
 async def open_runtime(settings: Settings, *, create: bool = True) -> Runtime:
-    """Open bus and store over one file; `create` makes the data folder where there is none."""
-    from agents.emission import contents_at
+    """Open bus and store; `create` makes the data folder where there is none."""
+    from agents.transport import bus_of
     from bus.embedded import SCHEMA as BUS_SCHEMA
-    from bus.embedded import EmbeddedBus
     from embedded.file import Database
     from embedded.liveness import is_alive
     from state_store.queries import SCHEMA as STORE_SCHEMA
@@ -111,7 +111,7 @@ async def open_runtime(settings: Settings, *, create: bool = True) -> Runtime:
     topology, codec = Topology(), codec_of(settings)
     alive = functools.partial(is_alive, settings.run)
     store = SqliteStore(database, settings.bodies, codec, is_alive=alive, topology=topology)
-    bus = EmbeddedBus(database, settings.run, shelf=contents_at)
+    bus = bus_of(settings, database)
     runtime = Runtime(settings, database, store, bus, codec, topology, Keyring.at(settings.operators_pub))
     await runtime.refresh()
     return runtime
@@ -120,20 +120,23 @@ async def open_runtime(settings: Settings, *, create: bool = True) -> Runtime:
 @contextlib.asynccontextmanager
 async def open_bus(settings: Settings) -> AsyncIterator[tuple[Bus, Codec]]:
     """The bus alone, for whoever reads topics where no store answers; nothing is made."""
-    from bus.embedded import SCHEMA, EmbeddedBus
+    from agents.transport import bus_of
+    from bus.embedded import SCHEMA
     from embedded.file import Database
 
-    if not settings.database.exists():
-        raise NotFound(f"nothing was ever recorded in {settings.data}", hint="name another folder with --data DIR")
-    codec = codec_of(settings)
-    database = await Database.open(settings.database, schema=[SCHEMA])
-    bus = EmbeddedBus(database, settings.run)
+    codec, database = codec_of(settings), None
+    if settings.bus.backend == "embedded":
+        if not settings.database.exists():
+            raise NotFound(f"nothing was ever recorded in {settings.data}", hint="name another folder with --data DIR")
+        database = await Database.open(settings.database, schema=[SCHEMA])
+    bus = bus_of(settings, database)
     try:
         yield bus, codec
     finally:
         await bus.close()
         await codec.wire.close()
-        await database.close()
+        if database is not None:
+            await database.close()
 
 
 def codec_of(settings: Settings) -> Codec:
@@ -310,7 +313,10 @@ async def further_role(path: Path, runtime: Runtime) -> Role:
 
 
 async def run_agent(settings: Settings, role: str, *, instance: str = "") -> int:
-    """One agent process: opens everything, works until SIGTERM or SIGINT, leaves in order. Returns the exit code."""
+    """One agent process: opens everything, works until SIGTERM or SIGINT, leaves in order. Returns the exit code.
+
+    `instance` tells this process from others of its role; who comes back by it is given its partitions at once.
+    """
     from agents.exposure import exposed
     from agents.runner import Runner
     from agents.upkeep import upkeep
@@ -320,7 +326,8 @@ async def run_agent(settings: Settings, role: str, *, instance: str = "") -> int
     try:
         known = {agent.role for agent in CORE_AGENTS}
         made = core_role(role, runtime) if role in known else await further_role(Path(role), runtime)
-        holder = f"{made.agent.role}-{instance or os.getpid()}"
+        name = f"{made.agent.role}-{instance or socket.gethostname()}"
+        holder = f"{name}-{os.getpid()}"
         await runtime.codec.wire.prepare()
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -336,6 +343,7 @@ async def run_agent(settings: Settings, role: str, *, instance: str = "") -> int
                 topology=runtime.topology,
                 keyring=runtime.keyring,
                 holder=holder,
+                member=name if instance else holder,
                 pace=pace_of(settings),
                 ready=shown.ready,
                 observer=shown.observer,

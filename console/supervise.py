@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import secrets
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -109,6 +110,7 @@ class Crew:
         self.failed = asyncio.Event()
         self.failure = ""
         self._notice = notice
+        self._token = secrets.token_hex(3)  # other crews may serve the same bus
         self._opened = contextlib.ExitStack()
         self._keepers: list[asyncio.Task[None]] = []
 
@@ -184,7 +186,7 @@ class Crew:
         rotate(path)
         with path.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "agents", member.post.role),
+                *(sys.executable, "-P", "-m", "agents", member.post.role, f"{self._token}-{member.post.number}"),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,

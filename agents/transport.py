@@ -1,0 +1,58 @@
+"""Which bus the settings name: the file that the store shares, or a Kafka cluster."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from contracts.errors import Usage
+
+if TYPE_CHECKING:
+    from agents.settings import Settings
+    from bus.kafka.cluster import Cluster
+    from bus.port import Bus
+    from embedded.file import Database
+
+
+def bus_of(settings: Settings, database: Database | None) -> Bus:
+    """The bus; `database` is the store's file, which the embedded bus shares. Nothing is connected yet."""
+    if settings.bus.backend == "kafka":
+        from bus.kafka.bus import KafkaBus
+
+        return KafkaBus(cluster_of(settings))
+    if database is None:
+        raise Usage("the embedded bus lives in the file of the store sqlite", hint="bus.backend = kafka")
+    from agents.emission import contents_at
+    from bus.embedded import EmbeddedBus
+
+    return EmbeddedBus(database, settings.run, partitions=settings.bus.partitions, shelf=contents_at)
+
+
+def cluster_of(settings: Settings) -> Cluster:
+    """The Kafka cluster of the settings; raises Usage where they do not fit together."""
+    from bus.kafka.cluster import Cluster, Patience
+
+    chosen = settings.bus
+    password = chosen.password.get_secret_value() if chosen.password is not None else ""
+    if not chosen.servers:
+        raise Usage("bus.backend is kafka and bus.servers names none", hint="GAVOTTE_BUS__SERVERS=host:9092")
+    if chosen.security == "sasl" and not (chosen.user and password):
+        raise Usage("bus.security is sasl and takes bus.user and bus.password", hint="GAVOTTE_BUS__PASSWORD_FILE")
+    if chosen.user and chosen.security != "sasl":
+        raise Usage(f"bus.user is set, and bus.security={chosen.security} sends no login", hint="bus.security = sasl")
+    return Cluster(
+        chosen.servers,
+        security=chosen.security,
+        user=chosen.user,
+        password=password,
+        cafile=chosen.cafile,
+        prefix=chosen.prefix,
+        partitions=chosen.partitions,
+        replication=chosen.replication or -1,
+        retention_hours=chosen.retention_hours,
+        patience=Patience(
+            request=chosen.timeout_seconds,
+            session=chosen.session_seconds,
+            heartbeat=chosen.session_seconds / 5,
+            poll=chosen.poll_interval_seconds,
+        ),
+    )
