@@ -34,7 +34,10 @@ def cluster_of(settings: Settings) -> Cluster:
     chosen = settings.bus
     password = chosen.password.get_secret_value() if chosen.password is not None else ""
     if not chosen.servers:
-        raise Usage("bus.backend is kafka and bus.servers names none", hint="GAVOTTE_BUS__SERVERS=host:9092")
+        raise Usage(
+            "bus.backend is kafka and bus.servers names none",
+            hint="GAVOTTE_BUS__SERVERS=host:9092; make kafka runs a broker here",
+        )
     if chosen.security == "sasl" and not (chosen.user and password):
         raise Usage("bus.security is sasl and takes bus.user and bus.password", hint="GAVOTTE_BUS__PASSWORD_FILE")
     if chosen.user and chosen.security != "sasl":

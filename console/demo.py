@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -54,14 +55,14 @@ class Proof:
     faults: tuple[str, ...]
 
 
-async def run(folder: Path, *, yes: bool = False) -> int:
+async def run(folder: Path, *, yes: bool = False, bus: str = "embedded") -> int:
     """Build the sample, start the four, submit, watch, ask, prove. Exit code 0 only if all of it was observed."""
     from agents.settings import load_settings
     from agents.wiring import open_runtime
     from console.acts import enrol
     from console.supervise import Crew, posts
 
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("GAVOTTE_")}
+    environ = environment(bus)
     prepare_folder(folder)
     repository = build_sample(folder)
     settings = load_settings(data=folder, environ=environ)
@@ -81,6 +82,16 @@ async def run(folder: Path, *, yes: bool = False) -> int:
         finally:
             await runtime.close()
     return put_end(folder, seen, proof)
+
+
+def environment(bus: str) -> dict[str, str]:
+    """Nobody's settings but, for a bus on a broker, where and as whom: its topics are this demo's own."""
+    kept = "GAVOTTE_BUS__" if bus == "kafka" else "-"
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("GAVOTTE_") or kept in name}
+    if bus == "kafka":
+        prefix = environ.get("GAVOTTE_BUS__PREFIX", "")
+        environ |= {"GAVOTTE_BUS__BACKEND": bus, "GAVOTTE_BUS__PREFIX": f"{prefix}demo-{secrets.token_hex(3)}."}
+    return environ
 
 
 def prepare_folder(folder: Path) -> None:
@@ -135,6 +146,8 @@ async def put_header(settings: Settings, folder: Path) -> None:
     sandbox = await choose_sandbox(settings.sandbox.kind)
     put(f"{styled('Gavotte demo', 'bold')} · four independent processes, one bus, one store, no key")
     put(f"  {'model':<8} SCRIPTED: answers come from a file, no AI is called")
+    if settings.bus.backend == "kafka":
+        put(f"  {'bus':<8} Kafka at {settings.bus.servers}, topics {settings.bus.prefix}*")
     put(f"  {'sandbox':<8} {sandbox.name} (no network, a copy of the tree)")
     put(f"  {'data':<8} {shown_path(settings.data, folder)}")
 

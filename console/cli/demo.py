@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,8 +18,12 @@ def add_to(app: typer.Typer) -> None:
 async def demo(
     call: Call,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Approve without asking.")] = False,
+    bus: Annotated[
+        Literal["embedded", "kafka"],
+        typer.Option("--bus", help="Through a file, or through the brokers that GAVOTTE_BUS__SERVERS names."),
+    ] = "embedded",
 ) -> int:
     """Watch the dance on a bundled sample: four processes fix, review and deploy it in ./.demo; no key, no AI."""
     from console.demo import FOLDER, run
 
-    return await run(call.data or Path(FOLDER), yes=yes)
+    return await run(call.data or Path(FOLDER), yes=yes, bus=bus)
