@@ -109,9 +109,15 @@ def event_fields(runtime: Runtime, recorded: Recorded) -> dict[str, Any]:
     """An event for programs: stable names."""
     from console.following import decoded
     from contracts.codec import iso
+    from contracts.errors import Skew
 
     envelope, payload = recorded.envelope, decoded(runtime, recorded)
-    fields = payload.model_dump(mode="json") if payload is not None else runtime.codec.decode_plain(recorded.value)[2]
+    fields, problem = None, None
+    try:
+        known = payload is not None
+        fields = payload.model_dump(mode="json") if known else runtime.codec.decode_plain(recorded.value)[2]
+    except Skew as error:  # an agent of a newer release wrote it
+        problem = error.message
     return {
         "event_id": envelope.id,
         "task_id": envelope.task_id,
@@ -131,6 +137,7 @@ def event_fields(runtime: Runtime, recorded: Recorded) -> dict[str, Any]:
         "hash": recorded.hash,
         "prev_hash": recorded.prev_hash,
         "payload": fields,
+        "problem": problem,
     }
 
 

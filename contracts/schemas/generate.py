@@ -29,6 +29,7 @@ def avro_schema(cls: type[Payload]) -> str:
     )
     made = py_avro_schema.generate(cls, namespace=NAMESPACE, options=options)
     plain: dict[str, Any] = json.loads(made)
+    plain["name"] = cls.event_type()  # all versions of an event are one record, whatever their classes are called
     return json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
 
 
