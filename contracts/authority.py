@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import os
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -89,6 +90,39 @@ class OperatorKey:
         signature = Signature(key_id=self.key_id, value=value, expires_at=expires_at)
         return SignedEvent(event.envelope, event.payload.model_copy(update={"signature": signature}))
 
+    def sign_document(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of a document that says its own `format`, with the public key and the signature over all of it."""
+        signed = {**fields, "key": self.public}
+        return {**signed, "signature": base64.b64encode(self._key.sign(_document_bytes(signed))).decode()}
+
+
+def verify_document(document: Mapping[str, Any], trusted: Collection[str]) -> str:
+    """That one of these public keys signed exactly this; returns the short name of the key. Raises Unverified."""
+    signed = {name: value for name, value in document.items() if name != "signature"}
+    public, value = signed.get("key"), document.get("signature")
+    if not isinstance(public, str) or not isinstance(value, str) or not is_public(public):
+        raise Unverified("it is not signed")
+    if public not in trusted:
+        raise Unverified(f"it is signed by an unknown key {key_id(public)}")
+    if not _holds(public, value, _document_bytes(signed)):
+        raise Unverified("its signature does not hold: it was changed since")
+    return key_id(public)
+
+
+def _document_bytes(fields: Mapping[str, Any]) -> bytes:
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def _holds(public: str, signature: str, signed: bytes) -> bool:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    try:
+        Ed25519PublicKey.from_public_bytes(base64.b64decode(public)).verify(base64.b64decode(signature), signed)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
 
 def key_id(public: str) -> str:
     """A short name of a public key."""
@@ -100,10 +134,11 @@ def public_keys(path: Path) -> list[str]:
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return [key for key in (line.strip() for line in lines) if _is_public(key)]
+    return [key for key in (line.strip() for line in lines) if is_public(key)]
 
 
-def _is_public(text: str) -> bool:
+def is_public(text: str) -> bool:
+    """Whether a text is a public key, base64."""
     try:
         return len(base64.b64decode(text, validate=True)) == PUBLIC_BYTES
     except ValueError:
@@ -129,21 +164,14 @@ class Keyring:
 
     def verify(self, event: Event, now_us: int) -> None:
         """That a known operator signed exactly this and it has not expired; raises Unverified."""
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
         signature = signature_of(event.payload)
         if signature is None:
             raise Unverified(f"{event.type} {event.id} is not signed")
         public = self._public(signature.key_id)
         if public is None:
             raise Unverified(f"{event.type} {event.id} is signed by an unknown key {signature.key_id}")
-        try:
-            Ed25519PublicKey.from_public_bytes(base64.b64decode(public)).verify(
-                base64.b64decode(signature.value), signed_bytes(event, signature.expires_at)
-            )
-        except (InvalidSignature, ValueError):
-            raise Unverified(f"the signature of {event.type} {event.id} does not hold") from None
+        if not _holds(public, signature.value, signed_bytes(event, signature.expires_at)):
+            raise Unverified(f"the signature of {event.type} {event.id} does not hold")
         if signature.expires_at.timestamp() * 1_000_000 < now_us:
             raise Unverified(f"the signature of {event.type} {event.id} expired at {signature.expires_at}")
 

@@ -1,19 +1,19 @@
 """The hash chain: each event carries the hash of the one before it, so that what was changed later shows.
 
 Verification needs nothing but the file. Edits, insertions, deletions and reordering show in the chain itself; a
-truncated stream shows against the views, and beyond doubt against heads that were exported earlier to another place.
+truncated stream shows against the views. Whoever can write the file can compute a whole new chain: that shows, beyond
+doubt, against the ends of all streams as they were exported earlier to a place where agents cannot write.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from contracts.envelope import Envelope
-from state_store.port import Recorded
+from state_store.port import Ends, Heads, Recorded
 from state_store.transaction import Transaction
 
 GENESIS: Final = "0" * 64
@@ -21,9 +21,6 @@ GENESIS: Final = "0" * 64
 
 EVENTS_PER_PAGE: Final = 1_000
 """Events held in memory at once while all are verified."""
-
-Heads = Mapping[str, tuple[int, str]]
-"""task id -> (sequence, hash) of the last event."""
 
 _encode: Final = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
@@ -79,9 +76,9 @@ class _Stream:
         self.sequence, self.position, self.hash = event.sequence, event.position, event.hash
 
 
-async def faults(tx: Transaction, heads: Heads | None = None) -> list[str]:
-    """All that is wrong with the log, in words; `heads` are earlier exported ends of streams."""
-    remembered = {task: at for task, at in (heads or {}).items() if at[0] > 0}
+async def faults(tx: Transaction, exported: Ends | None = None) -> list[str]:
+    """All that is wrong with the log, in words; `exported` is what it was earlier."""
+    remembered = {} if exported is None else dict(exported.heads)
     chain = _Chain(remembered)
     after: tuple[str, int] = ("", 0)
     while page := await tx.rows("chain", (*after, EVENTS_PER_PAGE)):
@@ -100,6 +97,8 @@ async def faults(tx: Transaction, heads: Heads | None = None) -> list[str]:
         end = ends.get(task_id, (0, GENESIS))[0]
         if end < sequence:
             found.append(f"task {task_id}: the exported head is event {sequence}, the stream ends at {end}")
+    if exported is not None and not found and await _order(tx, exported.position) != (exported.events, exported.order):
+        found.append(f"the log: its first {exported.events} events are not those that were exported, in their order")
     return found
 
 
@@ -134,6 +133,19 @@ class _Chain:
         return self.faults
 
 
-async def heads(tx: Transaction) -> dict[str, tuple[int, str]]:
-    """The ends of all streams, to be kept where those who write the log cannot write."""
-    return {task_id: (sequence, hash_) for task_id, sequence, hash_ in await tx.rows("stream_heads")}
+async def ends(tx: Transaction) -> Ends:
+    """What the log is now, to be kept where those who write it cannot write."""
+    heads = {task_id: (sequence, hash_) for task_id, sequence, hash_ in await tx.rows("stream_heads")}
+    _, _, position = await tx.one("position_gaps")
+    events, order = await _order(tx, position)
+    return Ends(events, position, order, heads)
+
+
+async def _order(tx: Transaction, upto: int) -> tuple[int, str]:
+    """How many events stand up to a position, and the hash over theirs."""
+    events, digest, after = 0, hashlib.sha256(), 0
+    while page := await tx.rows("hashes", (after, upto, EVENTS_PER_PAGE)):
+        for after, hash_ in page:  # noqa: B007  the last one is where the next page begins
+            digest.update(hash_.encode())
+        events += len(page)
+    return events, digest.hexdigest()

@@ -269,6 +269,21 @@ class Pruned:
     body_bytes: int = 0
 
 
+Heads = Mapping[str, tuple[int, str]]
+"""task id -> (sequence, hash) of the last event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """What the log was at a moment: how many events, the heads of all streams, and `order`, one sha256 hex over the
+    hashes of all events in the order of their positions, the last of which was `position`."""
+
+    events: int
+    position: int
+    order: str
+    heads: Heads
+
+
 @dataclass(frozen=True, slots=True)
 class TaskFilter:
     """Which tasks to list, newest first. `text` is looked for in titles."""
@@ -437,8 +452,13 @@ class StateStore(Protocol):
         nothing names any more. Lines of steps, events and tasks with an unfinished delivery are kept."""
         ...
 
-    async def verify_chain(self) -> list[str]:
-        """Check hashes, sequences and heads of all streams; returns what is wrong, in words."""
+    async def verify_chain(self, exported: Ends | None = None) -> list[str]:
+        """Check hashes, sequences and heads of all streams; returns what is wrong, in words. With earlier exported
+        ends it also shows that nothing was taken off since, nor all of it written anew."""
+        ...
+
+    async def ends(self) -> Ends:
+        """What the log is now, to be exported to where agents cannot write."""
         ...
 
     async def statistics(self) -> dict[str, Any]:

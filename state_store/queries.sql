@@ -517,6 +517,10 @@ WHERE sequence = (SELECT max(sequence) FROM events WHERE task_id = e.task_id) OR
 -- How many events the log has, and where it ends: equal unless something was taken out.
 SELECT count(*), coalesce(min(position), 1), coalesce(max(position), 0) FROM events
 
+-- name: hashes
+-- The hashes of all events up to a position, in the order of the log, a page at a time.
+SELECT position, hash FROM events WHERE position > ? AND position <= ? ORDER BY position LIMIT ?
+
 -- name: count_tasks
 -- How many tasks stand how.
 SELECT status, count(*) FROM tasks GROUP BY status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import TypeVar
 
 from contracts import ids
 from contracts.codec import Codec
+from contracts.errors import Corrupt, Unavailable
 from contracts.topology import Topology
 from embedded.file import Database
 from state_store import audit
 from state_store.bodies import Bodies
+from state_store.port import Ends
 from state_store.queries import SCHEMA, SQL
 from state_store.store import Rules, Store
 from state_store.transaction import Clash, Row, Values, at_once
@@ -88,13 +91,24 @@ class SqliteStore(Store):
         """Nothing is held here: the database is closed by who opened it."""
 
 
-def verify_file(path: Path, exported: audit.Heads | None = None) -> list[str]:
-    """Check a database file that nobody needs to be running for; it is opened for reading only."""
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+def verify_file(path: Path, exported: Ends | None = None) -> tuple[int, list[str]]:
+    """Check a database file that nobody needs to be running for: how many events it has, and all that is wrong.
+
+    It is opened for reading only. Raises Corrupt where it is no database of ours, Unavailable where it cannot be read.
+    """
+    uri = f"{path.absolute().as_uri()}?mode=ro"
     try:
-        return at_once(audit.faults(SqliteTransaction(connection), exported))
-    finally:
-        connection.close()
+        with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+            connection.execute("BEGIN")  # one snapshot, whatever is appended meanwhile
+            tx = SqliteTransaction(connection)
+            return at_once(tx.one("position_gaps"))[0], at_once(audit.faults(tx, exported))
+    except sqlite3.OperationalError as error:
+        if "no such" in str(error):
+            raise Corrupt(f"{path} is not a whole record: {error}", hint="restore it from a backup") from error
+        hint = "to verify a copy, put it where this user may write: a log of writes beside it is read through there"
+        raise Unavailable(f"{path} cannot be read: {error}", hint=hint) from error
+    except sqlite3.DatabaseError as error:
+        raise Corrupt(f"{path} is damaged: {error}", hint="restore it from a backup") from error
 
 
 __all__ = ["SCHEMA", "SqliteStore", "SqliteTransaction", "verify_file"]

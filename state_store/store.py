@@ -31,6 +31,7 @@ from state_store.port import (
     Due,
     Effect,
     Encoded,
+    Ends,
     InboxRow,
     Kill,
     Pruned,
@@ -279,12 +280,11 @@ class Store(ABC):
         freed = [await asyncio.to_thread(self._bodies.remove_file, digest, before_us) for digest in found.bodies]
         return Pruned(len(found.tasks), found.steps, sum(size > 0 for size in freed), sum(freed))
 
-    async def verify_chain(self) -> list[str]:
-        return await self._read(audit.faults)
+    async def verify_chain(self, exported: Ends | None = None) -> list[str]:
+        return await self._read(lambda tx: audit.faults(tx, exported))
 
-    async def heads(self) -> dict[str, tuple[int, str]]:
-        """The ends of all streams, to be exported to where agents cannot write: (sequence, hash) by task."""
-        return await self._read(audit.heads)
+    async def ends(self) -> Ends:
+        return await self._read(audit.ends)
 
     async def statistics(self) -> dict[str, Any]:
         return await self._read(_statistics)

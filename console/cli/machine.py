@@ -1,4 +1,4 @@
-"""The machine and the data folder: `doctor`, `rebuild`, `prune`, `audit verify`, `version`."""
+"""The machine and the data folder: `doctor`, `rebuild`, `prune`, `version`."""
 
 from __future__ import annotations
 
@@ -16,16 +16,12 @@ if TYPE_CHECKING:
 
 STYLES = {"ok": "green", "better": "yellow", "lacks": "red"}
 
-audit = typer.Typer(help="Proof that the record is whole.", no_args_is_help=True, rich_markup_mode=None)
-
 
 def add_to(app: typer.Typer) -> None:
     """Put these commands into the program."""
     command(app)(doctor)
     command(app)(rebuild)
     command(app)(prune)
-    app.add_typer(audit, name="audit")
-    command(audit)(verify)
     command(app)(version)
 
 
@@ -93,20 +89,6 @@ async def prune(
         if dry_run
         else "removed; the file keeps its size and uses the room again"
     )
-
-
-async def verify(call: Call, json: Json = False) -> int:
-    """Check the hash chain of every task: edits, insertions, deletions and reordering show; exit 1 where one does."""
-    runtime = await call.runtime()
-    wrong = await runtime.store.verify_chain()
-    statistics = await runtime.store.statistics()
-    if json:
-        put_json({"wrong": wrong, "events": statistics.get("events")})
-    else:
-        for line in wrong:
-            put(harmless(line))
-        say(f"{statistics.get('events', 0)} events, {count(len(wrong), 'fault')}")
-    return EXIT_FAILED if wrong else 0
 
 
 def version(_call: Call, json: Json = False) -> None:

@@ -14,6 +14,7 @@ import typer
 from console.cli import (
     acts,
     alarms,
+    audit,
     config,
     contracts,
     demo,
@@ -79,6 +80,7 @@ for room in (
     contracts,
     config,
     machine,
+    audit,
     demo,
 ):
     room.add_to(app)

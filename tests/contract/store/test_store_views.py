@@ -124,12 +124,12 @@ async def test_tampering_shows(file_world: World, what: str) -> None:
     script, complaint = FORGERIES[what]
     await file_world.dance(upto="reviewed")
     assert await file_world.store.verify_chain() == []
-    exported = await file_world.store.heads()
+    exported = await file_world.store.ends()
     await file_world.database.close()
     path = file_world.folder / "gavotte.db"
-    assert verify_file(path, exported) == []
+    assert verify_file(path, exported) == (4, [])
     tamper(path, script)
-    found = verify_file(path, exported)
+    _, found = verify_file(path, exported)
     assert any(complaint in fault for fault in found), found
 
 
@@ -146,13 +146,13 @@ def tamper(path: Path, script: str) -> None:
 async def test_a_whole_new_history_shows_against_the_exported_heads(tmp_path: Path) -> None:
     async with opened("file", tmp_path / "true") as honest:
         events = await honest.dance(upto="planned")
-        exported = await honest.store.heads()
+        exported = await honest.store.ends()
     async with opened("file", tmp_path / "false") as forged:
         submission = forged.submission(task_id=events[0].envelope.task_id, title="Something else")
         (first,) = await forged.store.append([submission])
         await forged.handle("planning", first, plan())
         assert await forged.store.verify_chain() == []
-    (fault,) = verify_file(tmp_path / "false" / "gavotte.db", exported)
+    _, (fault,) = verify_file(tmp_path / "false" / "gavotte.db", exported)
     assert "exported" in fault
 
 
