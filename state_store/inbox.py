@@ -68,6 +68,8 @@ class Context(NamedTuple):
     view_sequence: int | None
     view_version: int | None
     view_state: str | None
+    others_open: int
+    """Whether this role has anything else unfinished for the task."""
     kill_seq: int
     killed_by: int | None
     """The newest kill that holds and covers this role and task."""
@@ -117,7 +119,7 @@ class Inbox:
             return f"{c.lease_holder} works on this task for {role}"
         if c.status == "retry" and (c.due_us or 0) > tx.now_us():
             return "its next attempt is not due yet"
-        if task_id == SYSTEM_TASK:
+        if task_id == SYSTEM_TASK or not c.others_open:
             return ""
         passes = by_deadline or type_ in HEARD_BY_ALL
         earlier = await tx.row(

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from importlib import resources
 from typing import Final
 
-_HEADING: Final = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+_HEADING: Final = re.compile(r"^-- name: (\w+)(?: \((\w+)\))?$", re.MULTILINE)
 
 
 def _read(name: str) -> str:
     return resources.files("state_store").joinpath(name).read_text()
 
 
-def _named(text: str) -> dict[str, str]:
-    """name -> statement; comments are dropped, so that what is sent is what is run."""
+def named(text: str) -> Iterator[tuple[str, str, str]]:
+    """(name, mark, statement) of each; comments are dropped, so that what is sent is what is run."""
     parts = _HEADING.split(text)[1:]
-    return {name: _without_comments(body) for name, body in zip(parts[::2], parts[1::2], strict=True)}
+    for name, mark, body in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+        yield name, mark or "", _without_comments(body)
 
 
 def _without_comments(body: str) -> str:
@@ -27,4 +29,4 @@ def _without_comments(body: str) -> str:
 SCHEMA: Final = _read("schema.sql")
 """Creates the store's tables; idempotent."""
 
-SQL: Final = _named(_read("queries.sql"))
+SQL: Final = {name: statement for name, _, statement in named(_read("queries.sql"))}

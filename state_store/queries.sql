@@ -97,12 +97,14 @@ SELECT task_id FROM tasks WHERE instr(task_id, ?) > 0 ORDER BY first_position DE
 
 -- name: context
 -- All that claim, start and commit judge on, in one look: the delivery's row, the lease of its role and task, the
--- consumed event, the head with its view, and the newest kills.
+-- consumed event, the head with its view, whether anything else is open, and the newest kills.
 SELECT d.status, d.basis, d.starts, d.attempt, d.due_us, d.published, d.emitted_from, d.emitted_upto, d.reason,
        d.reason_code,
        l.token, l.event_id, l.holder, l.expires_us,
        c.sequence, c.type,
        h.sequence, h.hash, t.sequence, t.fold_version, t.state,
+       EXISTS (SELECT 1 FROM deliveries o WHERE o.role = :role AND o.task_id = :task_id AND o.event_id <> :event_id
+               AND o.status IN ('started', 'waiting', 'retry', 'parked')),
        (SELECT coalesce(max(seq), 0) FROM kills),
        (SELECT max(seq) FROM kills WHERE lifted_by IS NULL
         AND (scope = 'all' OR (scope = 'role' AND target = :role) OR (scope = 'task' AND target = :task_id)))

@@ -82,9 +82,9 @@ class SqliteStore(Store):
     async def _read(self, rules: Rules[T]) -> T:
         return await self._database.read(lambda conn: at_once(rules(SqliteTransaction(conn, self._clock))))
 
-    async def _change(self, rules: Rules[T], tasks: Sequence[str], *, alone: bool) -> T:
+    async def _change(self, rules: Rules[T], tasks: Sequence[str], *, alone: bool, repeatable: bool) -> T:
         """Every transaction of the file is alone in it."""
-        del tasks, alone
+        del tasks, alone, repeatable
         return await self._database.write(lambda conn: at_once(rules(SqliteTransaction(conn, self._clock))))
 
     async def close(self) -> None:

@@ -79,16 +79,23 @@ class Store(ABC):
     async def _read(self, rules: Rules[T]) -> T:
         """Run the rules on one snapshot."""
 
+    async def _survey(self, rules: Rules[T]) -> T:
+        """The same for rules that read much: nobody else has to wait for them."""
+        return await self._read(rules)
+
     @abstractmethod
-    async def _change(self, rules: Rules[T], tasks: Sequence[str], *, alone: bool) -> T:
+    async def _change(self, rules: Rules[T], tasks: Sequence[str], *, alone: bool, repeatable: bool) -> T:
         """Run the rules in a transaction of their own, whatever else is committed with it, and make it durable.
 
-        While it runs nobody else changes anything of these tasks; `alone`: of any task.
+        While it runs nobody else changes anything of these tasks; `alone`: of any task. Where it is not known whether
+        it was committed, it is run again if it is `repeatable`: it then finds what it did; else OutcomeUnknown.
         """
 
-    async def _write(self, name: str, rules: Rules[T], tasks: Sequence[str] = (), *, alone: bool = False) -> T:
+    async def _write(
+        self, name: str, rules: Rules[T], tasks: Sequence[str] = (), *, alone: bool = False, repeatable: bool = True
+    ) -> T:
         crashpoint(f"store.{name}.before")
-        result = await self._change(rules, tasks, alone=alone)
+        result = await self._change(rules, tasks, alone=alone, repeatable=repeatable)
         crashpoint(f"store.{name}.after")
         return result
 
@@ -112,13 +119,13 @@ class Store(ABC):
         return await self._read(lambda tx: self._streams.event(tx, event_id))
 
     async def find_task(self, prefix: str) -> str:
-        return await self._read(lambda tx: views.find_task(tx, prefix))
+        return await self._survey(lambda tx: views.find_task(tx, prefix))
 
     async def task(self, task_id: str) -> TaskRow | None:
         return await self._read(lambda tx: views.task_row(tx, self._streams, task_id))
 
     async def tasks(self, wanted: TaskFilter) -> list[TaskRow]:
-        return await self._read(lambda tx: views.task_rows(tx, self._streams, wanted))
+        return await self._survey(lambda tx: views.task_rows(tx, self._streams, wanted))
 
     # -- deliveries --------------------------------------------------------------------------------------------------
 
@@ -148,7 +155,7 @@ class Store(ABC):
             await self._write("published", lambda tx: inbox.published(tx, role, inbox_ids))
 
     async def sweep(self, role: str, consumes: Sequence[str], *, older_than_seconds: float = 30.0) -> list[Due]:
-        found = await self._read(lambda tx: self._sweep.look(tx, role, consumes, older_than_seconds))
+        found = await self._survey(lambda tx: self._sweep.look(tx, role, consumes, older_than_seconds))
         mark = found.mark
         if mark is not None:
             await self._write("sweep_mark", lambda tx: sweep.move_mark(tx, role, consumes, mark))
@@ -160,17 +167,21 @@ class Store(ABC):
     async def inbox(
         self, *, task_id: str | None = None, statuses: Sequence[str] = (), limit: int = 200
     ) -> list[InboxRow]:
-        return await self._read(lambda tx: inbox.rows(tx, task_id, statuses, limit))
+        return await self._survey(lambda tx: inbox.rows(tx, task_id, statuses, limit))
 
     async def reopen(self, role: str, event_id: str) -> bool:
-        return await self._write("reopen", lambda tx: inbox.reopen(tx, role, event_id, tx.now_us()), alone=True)
+        return await self._write(
+            "reopen", lambda tx: inbox.reopen(tx, role, event_id, tx.now_us()), alone=True, repeatable=False
+        )
 
     async def forgive(self, delivery: Delivery) -> None:
         await self._write("forgive", lambda tx: inbox.forgive(tx, delivery, tx.now_us()), [delivery.task_id])
 
     async def mark_partitions(self, role: str, partitions: Sequence[int], holder: str) -> frozenset[int]:
         return await self._write(
-            "mark_partitions", lambda tx: sweep.mark_partitions(tx, self._rules, role, partitions, holder)
+            "mark_partitions",
+            lambda tx: sweep.mark_partitions(tx, self._rules, role, partitions, holder),
+            repeatable=False,
         )
 
     async def clean_partitions(self, role: str, partitions: Sequence[int], holder: str) -> None:
@@ -195,7 +206,10 @@ class Store(ABC):
     async def step_intent(self, delivery: Delivery, step: Step) -> Step:
         arguments = await self._stored(step.arguments)
         return await self._write(
-            "step_intent", lambda tx: self._journal.intend(tx, delivery, step, arguments), [delivery.task_id]
+            "step_intent",
+            lambda tx: self._journal.intend(tx, delivery, step, arguments),
+            [delivery.task_id],
+            repeatable=False,
         )
 
     async def step_outcome(self, delivery: Delivery, step: Step) -> None:
@@ -281,13 +295,13 @@ class Store(ABC):
         return Pruned(len(found.tasks), found.steps, sum(size > 0 for size in freed), sum(freed))
 
     async def verify_chain(self, exported: Ends | None = None) -> list[str]:
-        return await self._read(lambda tx: audit.faults(tx, exported))
+        return await self._survey(lambda tx: audit.faults(tx, exported))
 
     async def ends(self) -> Ends:
-        return await self._read(audit.ends)
+        return await self._survey(audit.ends)
 
     async def statistics(self) -> dict[str, Any]:
-        return await self._read(_statistics)
+        return await self._survey(_statistics)
 
     @abstractmethod
     async def close(self) -> None:

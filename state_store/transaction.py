@@ -7,7 +7,7 @@ moment into one statement for all of them. The statements themselves are each ba
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -28,27 +28,27 @@ class Transaction(Protocol):
         """The store's clock."""
         ...
 
-    async def one(self, name: str, values: Values = ()) -> Row:
+    def one(self, name: str, values: Values = ()) -> Awaitable[Row]:
         """The row of a query that always has one."""
         ...
 
-    async def row(self, name: str, values: Values = ()) -> Row | None:
+    def row(self, name: str, values: Values = ()) -> Awaitable[Row | None]:
         """The first row of a query, or None."""
         ...
 
-    async def rows(self, name: str, values: Values = ()) -> Sequence[Row]:
+    def rows(self, name: str, values: Values = ()) -> Awaitable[Sequence[Row]]:
         """All rows of a query."""
         ...
 
-    async def run(self, name: str, values: Values = ()) -> int:
+    def run(self, name: str, values: Values = ()) -> Awaitable[int]:
         """Change rows; returns how many."""
         ...
 
-    async def each(self, name: str, values: Sequence[Values]) -> None:
+    def each(self, name: str, values: Sequence[Values]) -> Awaitable[None]:
         """Change rows once for each of the values."""
         ...
 
-    async def insert(self, name: str, values: Values) -> int:
+    def insert(self, name: str, values: Values) -> Awaitable[int]:
         """Write one row; returns the number that the database gave to it. Raises Clash."""
         ...
 

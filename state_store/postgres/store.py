@@ -1,0 +1,69 @@
+"""The store on PostgreSQL: changes in group commits, questions gathered, the server's clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Self, TypeVar
+
+from contracts.codec import Codec
+from contracts.topology import Topology
+from state_store.bodies import Bodies
+from state_store.postgres.connections import Connections
+from state_store.postgres.migrations import check
+from state_store.postgres.together import Changes, Reads
+from state_store.store import Rules, Store
+
+T = TypeVar("T")
+
+CONNECTIONS: Final = 4
+"""More are slower where the server has few cores: half of them commit, one asks, one surveys."""
+
+
+class PostgresStore(Store):
+    """`StateStore` on a database that was migrated; made by `open`.
+
+    A lease ends by its time alone, on the server's clock; `clock` replaces that for tests.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        codec: Codec,
+        *,
+        parallel: int = CONNECTIONS // 2,
+        clock: Callable[[], int] | None = None,
+        topology: Topology | None = None,
+    ) -> None:
+        super().__init__(codec, Bodies(None), None, topology)
+        self._connections = connections
+        self._changes = Changes(connections, parallel, clock)
+        self._reads = Reads(connections, clock)
+
+    @classmethod
+    async def open(cls, url: str, codec: Codec, *, size: int = CONNECTIONS, **more: Any) -> Self:
+        """Connect, and check that the tables are those of this build.
+
+        Raises Unavailable, Refused (no way in, or `gavotte store migrate` is due) or Usage.
+        """
+        connections = Connections(url, size)
+        try:
+            async with connections.borrow() as connection:
+                await check(connection.raw, connections.where)
+        except BaseException:
+            await connections.close()
+            raise
+        return cls(connections, codec, parallel=max(1, size // 2), **more)
+
+    async def _read(self, rules: Rules[T]) -> T:
+        return await self._reads.read(rules)
+
+    async def _survey(self, rules: Rules[T]) -> T:
+        return await self._reads.survey(rules)
+
+    async def _change(self, rules: Rules[T], tasks: Sequence[str], *, alone: bool, repeatable: bool) -> T:
+        return await self._changes.change(rules, tasks, alone=alone, repeatable=repeatable)
+
+    async def close(self) -> None:
+        await self._changes.close()
+        await self._reads.close()
+        await self._connections.close()
