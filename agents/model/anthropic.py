@@ -115,6 +115,10 @@ class AnthropicModel:
         cost = self._prices.most_microdollars(route.model, tokens_in, tokens_max, self._clock())
         return Call(question, route, frame, body, tokens_in + tokens_max, cost)
 
+    async def open(self, route: Route) -> None:
+        """Load the client; the first time that takes seconds."""
+        await self._client(self._providers[route.place])
+
     async def send(self, call: Call) -> Reply:
         """One request. Raises Failure, with the key taken out of whatever the server said."""
         provider = self._providers[call.route.place]

@@ -6,9 +6,10 @@ them; so nothing is paid for twice, and the calls in the journal are the calls t
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
@@ -41,9 +42,12 @@ class Unusable(Exception):
 class Asker:
     """Asks for one delivery: its journal is that of `session`."""
 
-    def __init__(self, session: Session, model: Model) -> None:
+    def __init__(
+        self, session: Session, model: Model, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    ) -> None:
         self._session = session
         self._model = model
+        self._sleep = sleep
 
     async def ask(self, question: Question, answer: type[R], *, why: str) -> R:
         """A structured answer: the input of the question's `answer_tool`, validated; mended a few times where it is off.
@@ -53,7 +57,7 @@ class Asker:
         refused: set[str] = set()
         asked, fresh = question, 0
         while True:
-            reply = await self.put(asked, why=why, without=refused)
+            reply = await self.put(asked, why=why, without=refused, anew=not fresh)
             fresh += not reply.replayed
             try:
                 return answer_in(reply, question.answer_tool, answer)
@@ -70,13 +74,17 @@ class Asker:
                     continue
                 asked = mended(question, reply, problem)
 
-    async def put(self, question: Question, *, why: str, without: set[str] | None = None) -> Reply:
-        """A reply to the question, whatever it says: of the journal, or of the first model that answers."""
+    async def put(self, question: Question, *, why: str, without: set[str] | None = None, anew: bool = False) -> Reply:
+        """A reply to the question, whatever it says: of the journal, or of the first model that answers.
+
+        Models in `without` have refused it; with `anew`, where all of them have, they are asked once more.
+        """
         key = question.digest()
         while (step := await self._session.recorded_try(calls.CHAT, key)) is not None:
             if step.outcome == "ok":
                 return calls.recorded_reply(step)
-        routes = [route for route in self._model.routes(question) if route.model not in (without or ())]
+        chain = self._model.routes(question)
+        routes = [route for route in chain if route.model not in (without or ())] or (chain if anew else ())
         failures: list[tuple[Route, Failure]] = []
         for route in routes:
             try:
@@ -108,7 +116,7 @@ class Asker:
         def again(error: BaseException) -> bool:
             return isinstance(error, Failure) and error.means.again
 
-        tries = AsyncRetrying(retry=retry_if_exception(again), wait=wait, stop=stop, reraise=True)
+        tries = AsyncRetrying(retry=retry_if_exception(again), wait=wait, stop=stop, sleep=self._sleep, reraise=True)
         reply: Reply = await tries(self._once, question, key, route, why)
         return reply
 
@@ -116,10 +124,11 @@ class Asker:
         """One try, if the provider's breaker lets it through, as one step."""
         wait_seconds = route.breaker.wait_seconds()
         if wait_seconds:
-            said = f"its breaker is {route.breaker.state} after failures in a row"
+            said = f"left in peace after failures in a row; the last: {route.breaker.last_failure}"
             raise Failure("resting", said, retry_after_seconds=wait_seconds)
         learned = False
         try:
+            await self._model.open(route)
             await self._session.begin()
             call = replace(self._model.call(question, route), id=self._session.next_try_id(key))
             failure, reply, step = await self._journaled(question, key, call, why)
@@ -128,7 +137,7 @@ class Asker:
             if not learned:
                 route.breaker.let_go()
         if failure is not None and failure.means.counts:
-            route.breaker.failed()
+            route.breaker.failed(f"{failure.kind}: {failure}")
         else:
             route.breaker.succeeded()
         if failure is not None:
@@ -172,7 +181,10 @@ def nobody_answers(
     question: Question, failures: Sequence[tuple[Route, Failure]], refused: set[str]
 ) -> Unavailable | NeedsPerson:
     """What it means that no model answered: later, unless waiting mends nothing."""
-    said = "; ".join(f"{route}: {failure.kind.replace('_', ' ')}: {failure}" for route, failure in failures)
+    by_trouble: dict[str, list[str]] = {}
+    for route, failure in failures:
+        by_trouble.setdefault(f"{route.place}: {failure.kind.replace('_', ' ')}: {failure}", []).append(route.model)
+    said = "; ".join(f"{', '.join(models)} at {trouble}" for trouble, models in by_trouble.items())
     if not failures:
         return NeedsPerson(
             f"every model refused to answer: {', '.join(sorted(refused))}",

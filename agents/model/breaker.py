@@ -27,6 +27,7 @@ class Breaker:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
+        self.last_failure = ""
         self._failures_max = failures_max
         self._pause_seconds = self._first_pause_seconds = pause_seconds
         self._pause_seconds_max = pause_seconds_max
@@ -59,8 +60,9 @@ class Breaker:
         self._failures, self._opened_at, self._probing = 0, None, False
         self._pause_seconds = self._first_pause_seconds
 
-    def failed(self) -> None:
+    def failed(self, why: str = "") -> None:
         """The provider did not answer, or said that it cannot."""
+        self.last_failure = why
         self._failures += 1
         if self._probing:
             self._pause_seconds = min(self._pause_seconds * 2, self._pause_seconds_max)

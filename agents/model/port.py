@@ -220,6 +220,10 @@ class Model(Protocol):
         """The call that asks this model, down to its bytes."""
         ...
 
+    async def open(self, route: Route) -> None:
+        """Make ready what takes long the first time, so that no call is charged for it."""
+        ...
+
     async def send(self, call: Call) -> Reply:
         """One try. Raises Failure."""
         ...

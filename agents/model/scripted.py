@@ -48,6 +48,9 @@ class ScriptedModel:
         frame = wire.frame_of(question, route.model, tokens_max=4096, stream=False)
         return Call(question, route, frame, wire.encode(frame), 0, 0)
 
+    async def open(self, route: Route) -> None:
+        """Nothing is needed."""
+
     async def send(self, call: Call) -> Reply:
         answers = self._script[call.question.role]
         answer = answers[min(call.question.turn, len(answers) - 1)]
@@ -74,6 +77,9 @@ class NoModel:
 
     def call(self, question: Question, route: Route) -> Call:
         raise NotImplementedError(f"{route} has no model for {question.role}")
+
+    async def open(self, route: Route) -> None:
+        """There is nothing to open."""
 
     async def send(self, call: Call) -> Reply:
         raise NotImplementedError(f"{call.route} has no model")

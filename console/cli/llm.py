@@ -77,14 +77,15 @@ async def put_calls(runtime: Runtime, task: str, *, json: bool) -> None:
 def _row(record: CallRecord) -> tuple[str, ...]:
     task_id, _, number = record.id.partition(".")
     guess = "~" if record.estimated else ""
-    outcome = "abandoned" if record.abandoned else record.failure.replace("_", " ") or record.outcome
+    odd = record.stop_reason if record.stop_reason in {"max_tokens", "refusal"} else ""
+    outcome = "abandoned" if record.abandoned else record.failure or odd or record.outcome
     return (
         f"{short_id(task_id)}.{number}",
         moment(record.began_at_us),
         record.role if record.purpose == record.role else f"{record.role} ({record.purpose})",
         record.model,
         f"{record.prompt} {record.prompt_hash[:8]}",
-        outcome,
+        outcome.replace("_", " "),
         "" if record.latency_ms is None else span(record.latency_ms / MILLI),
         f"{guess}{record.tokens_in}",
         str(record.tokens_out),

@@ -59,7 +59,9 @@ class Person:
 
     def __post_init__(self) -> None:
         self.home.mkdir(exist_ok=True)
-        self.environ = {name: value for name, value in os.environ.items() if not name.startswith(("GAVOTTE_", "XDG_"))}
+        self.environ = {
+            name: value for name, value in os.environ.items() if not name.startswith(("ANTHROPIC_", "GAVOTTE_", "XDG_"))
+        }
         self.environ |= {
             "HOME": str(self.home),
             "GAVOTTE_DATA": str(self.data),

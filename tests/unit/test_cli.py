@@ -39,7 +39,7 @@ Cli = Callable[..., Said]
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cli:
     for name in list(os.environ):
-        if name.startswith(("GAVOTTE_", "XDG_")):
+        if name.startswith(("ANTHROPIC_", "GAVOTTE_", "XDG_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("GAVOTTE_DATA", str(tmp_path / "data"))
