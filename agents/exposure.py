@@ -130,6 +130,7 @@ def place_of(runtime: Runtime, role: str, group: str, client: str) -> Place:
         topic_of=topic_of,
         relation=settings.telemetry.relation,
         version=metadata.version("gavotte"),
+        prefix=settings.bus.prefix,
     )
 
 

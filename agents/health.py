@@ -36,7 +36,6 @@ FRESH_SECONDS: Final = 1.0
 CHECK_SECONDS: Final = 5.0
 ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  where a server listens, a check must still name
 JSON_TYPE: Final = "application/json"
-ENDED: Final = frozenset({"succeeded", "failed", "cancelled"})
 
 
 @dataclass(frozen=True)
@@ -102,9 +101,9 @@ class Health:
         from agents.telemetry import Reading
 
         self._causes = {}
-        lag, counts, kills = await asyncio.gather(
+        lag, work, kills = await asyncio.gather(
             self._ask("bus", self.bus.lag(self.agent.group, self.topics)),
-            self._ask("store", self.store.statistics()),
+            self._ask("store", self.store.open_work(self.agent.role)),
             self._ask("store", self.store.kills()),
         )
         if self.metrics is not None:
@@ -113,8 +112,7 @@ class Health:
             self.metrics.read(
                 Reading(
                     lag=lag,
-                    tasks=None if counts is None else {k: n for k, n in counts["tasks"].items() if k not in ENDED},
-                    inbox=None if counts is None else counts["deliveries"],
+                    work=work,
                     kills=None if active is None else {scope: active[scope] for scope in ("all", "role", "task")},
                     ready=ready,
                 )

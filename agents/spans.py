@@ -62,7 +62,10 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What all spans of a process have in common. `system` is the bus by its messaging name."""
+    """What all spans of a process have in common.
+
+    `system` is the bus by its messaging name, `prefix` what stands before our names of topics and groups on it.
+    """
 
     role: str
     client: str
@@ -72,6 +75,7 @@ class Place:
     topic_of: Callable[[Envelope], str]
     relation: Relation = "parent"
     version: str = ""
+    prefix: str = ""
 
 
 def trace_of(place: Place, delivery_id: str, envelope: Envelope) -> Context:
@@ -94,7 +98,7 @@ def spans_of(passage: Passage, place: Place) -> list[Span]:
 
 def send_span(envelope: Envelope, place: Place, interval: Interval, parent_id: str) -> Span:
     """The sending of one event, by an agent or by a person's command."""
-    topic = place.topic_of(envelope)
+    topic = place.prefix + place.topic_of(envelope)
     context = Context.read(envelope.traceparent)
     return Span(
         f"{names.SEND} {topic}",
@@ -114,9 +118,9 @@ def _delivery_id(passage: Passage) -> str:
 
 def _process(passage: Passage, place: Place, envelope: Envelope, trace: Context) -> Span:
     work = passage.work
-    topic = work.record.topic if work.record is not None else place.topic_of(envelope)
+    topic = place.prefix + (work.record.topic if work.record is not None else place.topic_of(envelope))
     attributes = _about(envelope, place, topic, names.PROCESS) | {
-        names.MESSAGING_CONSUMER_GROUP: place.group,
+        names.MESSAGING_CONSUMER_GROUP: place.prefix + place.group,
         names.EVENT_TYPE: envelope.type,
         names.DELIVERY_VERDICT: passage.verdict,
         names.DELIVERY_ATTEMPT: work.attempt + 1,

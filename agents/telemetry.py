@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from agents.observed import Interval, Passage
     from bus.port import Lag
-    from state_store.port import Delivery, Step
+    from state_store.port import Delivery, OpenWork, Step
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,10 @@ LINGER_SECONDS: Final = 0.2
 PASSAGES_MAX: Final = 20_000
 """So many deliveries may wait to be told of; what comes then is not told, and counted."""
 FLUSH_SECONDS: Final = 3.0
+PERSON_SECONDS: Final = 1.0
+OPEN_STATUSES: Final = dict.fromkeys(("running", "waiting", "escalated"), 0)
+OPEN_DELIVERIES: Final = dict.fromkeys(("started", "waiting", "retry", "parked"), 0)
+"""What a page shows even where there is none: a series that vanishes is no zero."""
 
 
 class Tracing:
@@ -138,11 +142,10 @@ def _exporter(environ: Mapping[str, str]) -> SpanExporter:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a scrape looks up at bus and store; None where they did not answer. Tasks and inbox are those of all roles."""
+    """What a scrape looks up at bus and store; None where they did not answer."""
 
     lag: Sequence[Lag] | None = None
-    tasks: Mapping[str, int] | None = None
-    inbox: Mapping[str, int] | None = None
+    work: OpenWork | None = None
     kills: Mapping[str, int] | None = None
     ready: bool = False
 
@@ -183,7 +186,9 @@ class Metrics:
         self._cost = counter(names.MODEL_COST_DOLLARS, "What models cost, in dollars.", "role", "model")
         self.dropped = counter(names.SPANS_DROPPED, "Deliveries not told of: more came than could be.", "role")
         self._lag = gauge(names.CONSUMER_LAG, "Records that the role has not acknowledged yet.", "role", "topic")
-        self._inbox = gauge(names.INBOX_DELIVERIES, "Deliveries of all roles by their state in the inbox.", "status")
+        self._inbox = gauge(
+            names.INBOX_DELIVERIES, "Deliveries that are not finished, by their state in the inbox.", "role", "status"
+        )
         self._tasks = gauge(names.OPEN_TASKS, "Tasks that have not ended, by status; the same at every role.", "status")
         self._kills = gauge(names.KILLS, "Kills that are not lifted, by scope; the same at every role.", "scope")
         self._ready = gauge(names.READY, "1 while bus and store answer and records are taken.", "role")
@@ -227,10 +232,11 @@ class Metrics:
             behind = {}
             for found in reading.lag:
                 behind[found.topic] = behind.get(found.topic, 0) + found.behind
+        work = reading.work
         for gauge, labels, values in (
             (self._lag, (role,), behind),
-            (self._tasks, (), reading.tasks),
-            (self._inbox, (), reading.inbox),
+            (self._tasks, (), work and {**OPEN_STATUSES, **work.tasks}),
+            (self._inbox, (role,), work and {**OPEN_DELIVERIES, **work.deliveries}),
             (self._kills, (), reading.kills),
         ):
             gauge.clear()
@@ -333,6 +339,7 @@ class Sender:
     """Spans of a process that is no agent: a person's command that records and publishes events."""
 
     def __init__(self, place: Place, environ: Mapping[str, str]) -> None:
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # one line of ours says it all to a person
         self._tracing = Tracing(place, environ)
         given = environ.get("TRACEPARENT", "")
         self._given = given if TRACEPARENT_PATTERN.fullmatch(given) else ""
@@ -354,5 +361,5 @@ class Sender:
                 self._tracing.tell([send_span(envelope, place, interval, parent.span_id)])
 
     def close(self) -> None:
-        """Export what is left."""
-        self._tracing.close()
+        """Export what is left; a person does not wait long for that."""
+        self._tracing.close(PERSON_SECONDS)

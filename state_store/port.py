@@ -285,6 +285,14 @@ class Ends:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenWork:
+    """What has not ended: `tasks` of everybody by status, `deliveries` of one role by status in its inbox."""
+
+    tasks: Mapping[str, int]
+    deliveries: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class TaskFilter:
     """Which tasks to list, newest first. `text` is looked for in titles."""
 
@@ -463,6 +471,10 @@ class StateStore(Protocol):
 
     async def statistics(self) -> dict[str, Any]:
         """Counts for `doctor` and tests: events, tasks by status, deliveries by status, schema version."""
+        ...
+
+    async def open_work(self, role: str) -> OpenWork:
+        """What has not ended; asked with every look at the metrics, so what is finished costs nothing."""
         ...
 
     async def close(self) -> None: ...

@@ -34,6 +34,7 @@ from state_store.port import (
     Ends,
     InboxRow,
     Kill,
+    OpenWork,
     Pruned,
     Recorded,
     RegisteredAgent,
@@ -303,9 +304,19 @@ class Store(ABC):
     async def statistics(self) -> dict[str, Any]:
         return await self._survey(_statistics)
 
+    async def open_work(self, role: str) -> OpenWork:
+        return await self._read(lambda tx: _open_work(tx, role))
+
     @abstractmethod
     async def close(self) -> None:
         """Let go of what this store opened; safe to call twice."""
+
+
+async def _open_work(tx: Transaction, role: str) -> OpenWork:
+    return OpenWork(
+        tasks=dict(await tx.rows("count_open_tasks")),
+        deliveries=dict(await tx.rows("count_open_deliveries", (role,))),
+    )
 
 
 async def _statistics(tx: Transaction) -> dict[str, Any]:

@@ -16,6 +16,8 @@ ROOM = Path(__file__).resolve().parents[2] / "state_store"
 
 HOT = (
     "context",
+    "count_open_deliveries",
+    "count_open_tasks",
     "delivery_exists",
     "delivery_forgive",
     "delivery_published",
