@@ -56,7 +56,7 @@ def message_of(event: Recorded, codec: Codec, topology: Topology) -> Message:
     envelope = event.envelope
     topic = topic_for(envelope.type, envelope.source, topology)
     value = codec.wire.outward(event.value)
-    stored = event.position if value is event.value else None
+    stored = event.position if event.position and value is event.value else None
     return Message(topic, envelope.task_id.encode(), value, headers_of(envelope), stored)
 
 
