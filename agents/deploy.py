@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from agents.tools.deploy_tools import DeliverRequest, DeployTools, ReleaseRequest, ReleaseResult
+from agents.tools.deploy_tools import ApprovalCheck, DeliverRequest, DeployTools, ReleaseRequest, ReleaseResult
 from contracts.codec import EPOCH, MICROSECOND
 from contracts.envelope import Event
 from contracts.events import (
@@ -30,7 +30,7 @@ async def handle(event: Event, state: Any, tools: DeployTools) -> list[Event]:
         case "staged" | "expired":
             return [event.cause(await ask(event, state, tools, await tools.recall(state.review_id)))]
         case "approved":
-            return await release(event, state, tools, approval_id=state.approval.decision_id)
+            return await answer(event, state, tools)
         case "denied":
             denial: Any = (await tools.recall(state.approval.decision_id)).payload
             reason = f"{denial.operator or 'the operator'} denied it" + (f": {denial.reason}" if denial.reason else "")
@@ -71,14 +71,24 @@ async def needs_person(tools: DeployTools, review: Event) -> bool:
     return settings.approval == "always" or (settings.approval == "risky" and risky)
 
 
-async def ask(event: Event, state: Any, tools: DeployTools, review: Event) -> ApprovalRequested:
-    """The question to a person, bound to the digest, with its expiry."""
+async def answer(event: Event, state: Any, tools: DeployTools) -> list[Event]:
+    """Production on a grant that counts; on one that does not, the same question to somebody else."""
+    granted = state.approval.decision_id
+    checked = await tools.check_approval(ApprovalCheck(approval_id=granted), why="who approved, and may they")
+    if checked.objection:
+        review = await tools.recall(state.review_id)
+        return [event.cause(await ask(event, state, tools, review, objection=checked.objection))]
+    return await release(event, state, tools, approval_id=granted)
+
+
+async def ask(event: Event, state: Any, tools: DeployTools, review: Event, *, objection: str = "") -> ApprovalRequested:
+    """The question to a person, bound to the digest, with its expiry; `objection` says why the last answer did not count."""
     del event
     passed: Any = review.payload
     settings = (await tools.project()).settings
     more = len(passed.needs_person) - REASONS_MAX
     said = (*passed.needs_person[:REASONS_MAX], *((f"and {more} more, see the review",) if more > 0 else ()))
-    reasons = (f"policy: {settings.approval}", *said)
+    reasons = (*((objection,) if objection else ()), f"policy: {settings.approval}", *said)
     expires = EPOCH + await tools.now_us() * MICROSECOND + timedelta(seconds=APPROVAL_SECONDS)
     return ApprovalRequested(
         digest=state.digest, commit=state.head_commit, risk=passed.risk, reasons=reasons, expires_at=expires

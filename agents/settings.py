@@ -251,7 +251,9 @@ class OperatorSettings(Section):
     key: Path | None = Field(
         default=None, description="Your private key; empty: $XDG_CONFIG_HOME/gavotte/operator.key, made at first use."
     )
-    four_eyes: bool = Field(default=False, description="Whether whoever submitted a task may not approve it.")
+    four_eyes: bool = Field(
+        default=False, description="Whether whoever submitted a task may not approve it; the deploy agent holds it."
+    )
 
 
 class LogSettings(Section):

@@ -228,6 +228,7 @@ def resources_of(runtime: Runtime) -> Resources:
         keyring=runtime.keyring,
         sandbox_kind=settings.sandbox.kind,
         limits=limits_of(settings),
+        four_eyes=settings.operator.four_eyes,
     )
 
 

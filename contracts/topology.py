@@ -138,7 +138,7 @@ AWAITED: Final = (
         APPROVAL_SECONDS,
         person=True,
     ),
-    Await("approved", "deploy", ("ProductionDeployed",), WORK_SECONDS),
+    Await("approved", "deploy", ("ProductionDeployed", "ApprovalRequested"), WORK_SECONDS),
     Await("denied", "deploy", ("TaskFailed",), WORK_SECONDS),
     Await("expired", "deploy", ("TaskEscalated", "TaskFailed"), WORK_SECONDS),
     Await("released", "deploy", ("TaskSucceeded", "DeploymentRolledBack"), WORK_SECONDS),

@@ -39,7 +39,11 @@ TRANSITIONS: Final[dict[str, dict[str, str]]] = {
         "ApprovalDenied": "denied",
         "ApprovalExpired": "expired",
     },
-    "approved": {"ProductionDeployed": "released", "DeploymentRolledBack": "rolled_back"},
+    "approved": {
+        "ProductionDeployed": "released",
+        "DeploymentRolledBack": "rolled_back",
+        "ApprovalRequested": "awaiting_approval",
+    },
     "denied": {},
     "expired": {"ApprovalRequested": "awaiting_approval"},
     "released": {"TaskSucceeded": "succeeded", "DeploymentRolledBack": "rolled_back"},
@@ -47,7 +51,8 @@ TRANSITIONS: Final[dict[str, dict[str, str]]] = {
 }
 """step -> event type -> next step: the dance itself. What is legal in every step is named below.
 
-A rejected plan may be followed by another one: after a person corrected the task and let it go on.
+A rejected plan may be followed by another one: after a person corrected the task and let it go on. An approval may be
+followed by another question: where whoever gave it may not.
 """
 
 ANYWHERE: Final[dict[str, str]] = {"TaskFailed": "failed", "TaskCancelled": "cancelled"}

@@ -16,7 +16,8 @@ from agents.tools.evidence import choose_project_sandbox, project_environment
 from agents.tools.releases import Health, Released, ReleaseTarget
 from agents.tools.toolbox import Toolbox, tool
 from contracts import ids
-from contracts.errors import Unverified
+from contracts.errors import Refused, Unverified
+from contracts.events import ApprovalGranted
 from contracts.project import Project
 
 
@@ -44,6 +45,18 @@ class ReleaseResult(BaseModel):
     effect_key: str = ""
 
 
+class ApprovalCheck(BaseModel):
+    """Which grant is to be looked at."""
+
+    approval_id: str
+
+
+class ApprovalVerdict(BaseModel):
+    """Why the grant does not count; empty where it does."""
+
+    objection: str = ""
+
+
 class DeliverRequest(BaseModel):
     """Which commit becomes the branch `gavotte/<task>` of the user's repository."""
 
@@ -58,6 +71,12 @@ class Delivery(BaseModel):
 
 class DeployTools(Toolbox):
     """Two acts on the world, each intended, done and receipted."""
+
+    @tool
+    async def check_approval(self, arguments: ApprovalCheck) -> ApprovalVerdict:
+        """Say whether whoever approved may do so: with four eyes not the person who submitted the task."""
+        granted: Any = (await self.recall(arguments.approval_id)).payload
+        return ApprovalVerdict(objection=self._four_eyes(granted))
 
     @tool
     async def release(self, arguments: ReleaseRequest) -> ReleaseResult:
@@ -127,6 +146,11 @@ class DeployTools(Toolbox):
         if granted.type != "ApprovalGranted" or payload.digest != wanted.digest:
             raise Unverified(f"{granted.type} {granted.id} does not allow {wanted.digest}")
         self.resources.keyring.verify(granted, granted.envelope.time_us)
+        if objection := self._four_eyes(payload):
+            raise Refused(objection, hint="another operator approves it")
+
+    def _four_eyes(self, granted: Any) -> str:
+        return two_of_four(granted, self.session.state.submitter) if self.resources.four_eyes else ""
 
     def _target(self, project: Project, environment: str) -> Path:
         configured = project.settings.staging if environment == "staging" else project.settings.production
@@ -144,6 +168,15 @@ class DeployTools(Toolbox):
         if ran.exit_code == 0 and not ran.timed_out:
             return Health(healthy=True, summary=f"{words} passed")
         return Health(healthy=False, summary=f"{words} exited {ran.exit_code}: {ran.output[-400:].strip()}")
+
+
+def two_of_four(granted: ApprovalGranted, submitter: str) -> str:
+    """What four eyes have against this grant, empty where nothing: whoever submitted is not who approves."""
+    if granted.operator not in {"", submitter} and not granted.self_approved:
+        return ""
+    return (
+        f"four eyes: {granted.operator or 'somebody unnamed'} approved what {submitter or 'somebody unnamed'} submitted"
+    )
 
 
 def _receipt(released: Released) -> dict[str, Any]:

@@ -45,6 +45,8 @@ class Resources:
     releases: Path
     keyring: Keyring
     allow_unsafe_sandbox: bool = False
+    four_eyes: bool = False
+    """Whether whoever submitted a task may not approve it."""
     sandbox_kind: Kind = "auto"
     limits: Limits = DEFAULT_LIMITS
     """What one run in the sandbox may use on this machine."""

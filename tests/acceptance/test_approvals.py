@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from agents.settings import load_settings
+from agents.tools.deploy_tools import two_of_four
 from agents.wiring import Runtime, announce, open_runtime
 from console import acts
 from contracts import ids
@@ -124,3 +125,32 @@ def test_nobody_approves_in_anothers_name_nor_around_the_four_eyes(ann: Person) 
         assert "has no value 'replicas'" in done.stderr
         assert ann.says("approve", task).returncode == 0
         ann.waits_for(task, "succeeded")
+
+
+def test_the_deploy_agent_itself_asks_again_where_the_submitter_approved(ann: Person) -> None:
+    ann.environ |= {"GAVOTTE_OPERATOR__NAME": "ann", "GAVOTTE_OPERATOR__FOUR_EYES": "true"}
+    with ann.starts("up"):
+        task = asked(ann)
+        ann.environ["GAVOTTE_OPERATOR__FOUR_EYES"] = "false"  # on her side alone
+        assert ann.says("approve", task).returncode == 0
+        [_, again] = until(lambda: len(found := requests(ann, task)) == 2 and found)
+        assert again["payload"]["reasons"][0] == "four eyes: ann approved what ann submitted"
+        assert "production" not in ann.waits_for(task, "waiting")["releases"]
+        ann.environ["GAVOTTE_OPERATOR__NAME"] = "bob"
+        assert ann.says("approve", task).returncode == 0
+        approval = ann.waits_for(task, "succeeded")["approval"]
+    assert (approval["operator"], approval["self_approved"]) == ("bob", False)
+    assert approval["request_id"] == again["event_id"]
+
+
+def requests(ann: Person, task: str) -> list[dict[str, Any]]:
+    return [event for event in ann.lines("log", task) if event["type"] == "ApprovalRequested"]
+
+
+@pytest.mark.parametrize(
+    ("operator", "own", "counts"),
+    [("bob", False, True), ("ann", False, False), ("bob", True, False), ("", False, False)],
+)
+def test_four_eyes_are_two_people_known_by_name(operator: str, *, own: bool, counts: bool) -> None:
+    granted = ApprovalGranted(request_id=ids.uuid7(), digest="sha256:0", operator=operator, self_approved=own)
+    assert (two_of_four(granted, "ann") == "") is counts
