@@ -588,6 +588,15 @@ SELECT status, count(*) FROM tasks GROUP BY status
 -- How many deliveries stand how.
 SELECT status, count(*) FROM deliveries GROUP BY status
 
+-- name: count_open_tasks
+-- How many tasks that have not ended stand how.
+SELECT status, count(*) FROM tasks WHERE status IN ('running', 'waiting', 'escalated') GROUP BY status
+
+-- name: count_open_deliveries
+-- How many deliveries of a role that are not finished stand how.
+SELECT status, count(*) FROM deliveries
+WHERE role = ? AND status IN ('started', 'waiting', 'retry', 'parked') GROUP BY status
+
 -- name: fact
 -- A fact about the store itself.
 SELECT value FROM store_facts WHERE name = ?

@@ -14,7 +14,7 @@ from contracts.project import Project, ProjectSettings
 from contracts.registry import FURTHER_ID_FIRST
 from contracts.topology import Agent
 from state_store.fold import FOLD_VERSION
-from state_store.port import TaskFilter
+from state_store.port import OpenWork, TaskFilter
 from state_store.sqlite import verify_file
 from tests.contract.store.world import LICENCE_SCHEMA, LicenceChecked, World, opened, plan
 
@@ -252,6 +252,15 @@ async def test_statistics_count(world: World) -> None:
         "kills": 0,
         "schema_version": 1,
     }
+
+
+async def test_what_has_not_ended_is_counted(world: World) -> None:
+    await world.dance(upto="succeeded")
+    *_, proposed = await world.dance(upto="proposed")
+    assert await world.store.open_work("review") == OpenWork({"running": 1}, {})
+    await world.handle("review", proposed, status="retry", due_us=world.clock.now_us + 1_000_000, attempt=1)
+    assert await world.store.open_work("review") == OpenWork({"running": 1}, {"retry": 1})
+    assert await world.store.open_work("coding") == OpenWork({"running": 1}, {})
 
 
 async def test_closing_the_store_leaves_the_database_to_its_owner(world: World) -> None:
