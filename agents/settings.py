@@ -28,6 +28,11 @@ SHORT_VARIABLES: Final = {PREFIX + "DATA": "data", PREFIX + "MODEL_URL": "model.
 """Variables of ours without the `__` of a section."""
 FOREIGN_VARIABLES: Final = {"ANTHROPIC_API_KEY": "model.api_key", "ANTHROPIC_BASE_URL": "model.url"}
 """What others set for all their programs; anything of ours comes first."""
+MODEL_KEYS: Final = frozenset(
+    {"ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"}
+    | {f"{PREFIX}MODEL__{name}{end}" for name in ("API_KEY", "FALLBACK_API_KEY") for end in ("", "_FILE")}
+)
+"""Variables that open a model. Whoever asks none is started without them, and no command of a project sees them."""
 
 
 _LOGIN: Final = re.compile(r"(://[^/?#:@\s]*):[^/?#@\s]*@")
@@ -120,7 +125,7 @@ class StoreSettings(Section):
 
 
 class RegistrySettings(Section):
-    """A schema registry with Confluent's API; without one the committed ids travel."""
+    """A schema registry with Confluent's API: its ids stand on Kafka's topics; without one the committed ids travel."""
 
     url: str = Field(
         default="",

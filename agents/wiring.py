@@ -140,9 +140,12 @@ async def open_bus(settings: Settings) -> AsyncIterator[tuple[Bus, Codec]]:
 
 
 def codec_of(settings: Settings) -> Codec:
-    """The codec of one process: committed ids in what is stored; on topics the same, or those of a registry."""
+    """The codec of one process: committed ids in what is stored; on Kafka's topics those of a registry, if there is one.
+
+    Nobody but Gavotte reads the embedded bus, and it shares its bytes with the store.
+    """
     schema_ids = CommittedIds()
-    registry = registry_of(settings)
+    registry = registry_of(settings) if settings.bus.backend == "kafka" else None
     if registry is None:
         return Codec(schema_ids)
     from contracts.wire_ids import RegistryIds
@@ -196,11 +199,11 @@ async def _publish(runtime: Runtime, recorded: Sequence[Recorded]) -> None:
             runtime.sender.sent([event.envelope for event in recorded], (began_us, ids.now_us()))
 
 
-def model_of(settings: Settings) -> Model:
-    """The model that the settings name."""
+def model_of(settings: Settings, role: str = "") -> Model:
+    """The model that the settings name; the deploy role asks none."""
     from agents.model.scripted import NoModel, ScriptedModel
 
-    chosen = settings.model.chosen
+    chosen = "none" if role == "deploy" else settings.model.chosen
     if chosen == "anthropic":
         from agents.model.anthropic import AnthropicModel
         from agents.model.prices import PriceTable
@@ -213,13 +216,13 @@ def model_of(settings: Settings) -> Model:
     return NoModel()
 
 
-def resources_of(runtime: Runtime) -> Resources:
+def resources_of(runtime: Runtime, role: str = "") -> Resources:
     """What the tools of this process share."""
     from agents.tools.toolbox import Resources
     from agents.tools.workspace import GitStore
 
     settings = runtime.settings
-    model = model_of(settings)
+    model = model_of(settings, role)
     return Resources(
         git=GitStore(settings.git, work=settings.work),
         codec=runtime.codec,
@@ -253,7 +256,7 @@ def core_role(name: str, runtime: Runtime) -> Role:
     """One of the four roles with its tools."""
     from agents.prompts import prompt_for
 
-    agent, resources = runtime.topology.agent(name), resources_of(runtime)
+    agent, resources = runtime.topology.agent(name), resources_of(runtime, name)
     match name:
         case "planning":
             from agents import planning

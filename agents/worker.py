@@ -128,7 +128,7 @@ class Worker:
             if work.envelope.type not in self.agent.consumes:
                 return None, value
             self.topology.check_emission(work.envelope.type, work.envelope.source, work.record.topic)
-            value = await self.codec.wire.inward(value)
+            value = await self.codec.inward(work.envelope, work.record.headers, value)
         else:
             raise ValueError("work is a record or something due")
         return self.codec.decode(work.envelope, value), value

@@ -17,7 +17,7 @@ from contracts.errors import GavotteError, Retryable, Skew, Undecodable, Usage
 
 if TYPE_CHECKING:
     from bus.dead_letters import Letter
-    from bus.port import Bus, Record
+    from bus.port import Bus, Headers, Record
     from contracts.envelope import Envelope
 
 log = logging.getLogger(__name__)
@@ -126,16 +126,16 @@ async def opened(codec: Codec, record: Record) -> Carried:
         problems.append(error.message)
     payload = None
     try:
-        payload = await payload_of(codec, envelope, record.value)
+        payload = await payload_of(codec, envelope, headers, record.value)
     except GavotteError as error:
         problems.append(error.message)
     return Carried(record, envelope, letter, payload, "; ".join(problems))
 
 
-async def payload_of(codec: Codec, envelope: Envelope | None, value: bytes) -> Any:
+async def payload_of(codec: Codec, envelope: Envelope | None, headers: Headers, value: bytes) -> Any:
     """The payload, by our classes, by the schemas known here, or by what a registry has of the writer's."""
     try:
-        stored = await codec.wire.inward(value)
+        stored = await codec.inward(envelope, headers, value)
         type_, version, fields = codec.decode_plain(stored)
     except Skew:
         number = framed_id(value)

@@ -22,10 +22,12 @@ from contracts.errors import GavotteError, Skew, TooLarge, Undecodable
 from contracts.events import Payload, latest_version, payload_class
 from contracts.foreign import hazard
 from contracts.registry import SameIds, SchemaIds, WireIds
+from contracts.topology import TASK_EVENTS
 
 VALUE_BYTES_MAX: Final = 1024 * 1024
 HEADERS_BYTES_MAX: Final = 16 * 1024
 CONTENT_TYPE: Final = b"application/avro"
+JSON_TYPE: Final = b"application/json"
 TYPE_PATTERN: Final = re.compile(r"gavotte\.([A-Z][A-Za-z0-9]{0,63})\.v([1-9][0-9]{0,3})")
 TRACEPARENT_PATTERN: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -192,7 +194,7 @@ def canonical_form(text: str) -> str:
 class Codec:
     """Encodes and decodes payloads against the schema ids of one process. Parsed schemas are cached.
 
-    Whoever takes a value from a topic or puts one there passes it through `wire` first.
+    Whoever takes a value from a topic passes it through `inward` first, whoever puts one there through `wire.outward`.
     """
 
     def __init__(self, schema_ids: SchemaIds, wire: WireIds | None = None) -> None:
@@ -223,6 +225,29 @@ class Codec:
                 hint="put large texts into the store and send their digest",
             )
         return value
+
+    async def inward(self, envelope: Envelope | None, headers: Headers, value: bytes) -> bytes:
+        """A value from a topic as it is stored: under our schema id, and in Avro where a plain producer wrote JSON.
+
+        Raises what `WireIds.inward` raises, TooLarge and Undecodable.
+        """
+        if envelope is not None and envelope.type in TASK_EVENTS and _is_json(headers):
+            return self._from_json(envelope, value)
+        return await self.wire.inward(value)
+
+    def _from_json(self, envelope: Envelope, value: bytes) -> bytes:
+        """The framed Avro body of a payload in JSON (`content-type: application/json`): submissions alone may be."""
+        if len(value) > VALUE_BYTES_MAX:
+            raise TooLarge(f"value of {len(value)} bytes, the cap is {VALUE_BYTES_MAX}")
+        cls = payload_class(envelope.type, envelope.version)
+        if cls is None:
+            raise Skew(f"this build knows no event {envelope.type} v{envelope.version}", hint="upgrade this agent")
+        try:
+            return self.encode_payload(cls.model_validate_json(value))
+        except ValidationError as error:
+            raise Undecodable(f"{envelope.type} v{envelope.version} in JSON: {_first(error)}") from None
+        except (ValueError, OverflowError) as error:  # what JSON may hold and Avro may not: huge integers
+            raise Undecodable(f"{envelope.type} v{envelope.version} in JSON: {error}") from None
 
     def decode(self, envelope: Envelope, value: bytes) -> Event:
         """The event of an envelope and its value, upcast to the newest version known here.
@@ -293,6 +318,10 @@ class Codec:
             parsed = fastavro.parse_schema(json.loads(text))
             self._parsed[schema_id] = parsed
         return parsed
+
+
+def _is_json(headers: Headers) -> bool:
+    return any(name == "content-type" and value.split(b";")[0].strip() == JSON_TYPE for name, value in headers)
 
 
 def _fields(value: bytes, parsed: Any, name: str) -> Plain:

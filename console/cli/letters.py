@@ -116,7 +116,8 @@ async def payload_of(runtime: Runtime, found: Found) -> Any:
     from contracts.errors import GavotteError
 
     try:
-        return runtime.codec.decode_plain(await runtime.codec.wire.inward(found.letter.value))[2]
+        stored = await runtime.codec.inward(found.envelope, found.letter.headers, found.letter.value)
+        return runtime.codec.decode_plain(stored)[2]
     except GavotteError as error:
         return f"{len(found.letter.value)} bytes: {error.message}"
 
