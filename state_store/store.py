@@ -285,7 +285,7 @@ class Store(ABC):
             after = folded[-1]
 
     async def prune_journal(self, before_us: int, *, dry_run: bool = False) -> Pruned:
-        found = await self._read(lambda tx: retention.find(tx, self._bodies, before_us))
+        found = await self._survey(lambda tx: retention.find(tx, self._bodies, before_us))
         if dry_run:
             return Pruned(len(found.tasks), found.steps, len(found.bodies), sum(found.bodies.values()))
         for first in range(0, len(found.tasks), retention.TASKS_AT_ONCE):

@@ -464,7 +464,8 @@ ORDER BY abandoned, step_id DESC LIMIT 1
 UPDATE steps SET outcome = :outcome, result = :result, result_body = :result_body, error = :error,
     ended_at_us = :ended_at_us::bigint, tokens_in = :tokens_in, tokens_out = :tokens_out,
     cost_microdollars = :cost_microdollars, model = :model,
-    wall_us = wall_us + greatest(0, :ended_at_us::bigint - began_at_us)
+    wall_us = wall_us + greatest(0, :ended_at_us::bigint - began_at_us),
+    estimated = CASE WHEN attempt > 1 THEN estimated ELSE :estimated::bigint END
 WHERE step_id = :step_id
 
 -- name: spent
@@ -568,6 +569,10 @@ SELECT event_id, type, version, task_id, correlation_id, causation_id, time_us, 
        tenant, trust, value, sequence, position, recorded_at_us, prev_hash, hash
 FROM events WHERE (task_id, sequence) > (?, ?) ORDER BY task_id, sequence LIMIT ?
 
+-- name: hashes
+-- The hashes of all events up to a position, in the order of the log, a page at a time.
+SELECT position, hash FROM events WHERE position > ? AND position <= ? ORDER BY position LIMIT ?
+
 -- name: view_heads
 -- What the views say about the ends of the streams.
 SELECT task_id, sequence, head_hash FROM tasks
@@ -632,3 +637,46 @@ SELECT key, task_id, intent, receipt FROM effects WHERE key > ? ORDER BY key LIM
 -- name: body_texts
 -- Small bodies, likewise: they may name large ones.
 SELECT digest, '', raw FROM bodies WHERE digest > ? ORDER BY digest LIMIT ?
+
+-- ---------------------------------------------------------------------------------------------------- retention
+
+-- name: prunable_tasks
+-- Tasks that ended before a moment, have no delivery that may still run, and have steps with words in them.
+SELECT t.task_id, count(*) FROM tasks t JOIN steps s ON s.task_id = t.task_id
+WHERE t.status IN ('succeeded', 'failed', 'cancelled') AND t.updated_at_us < ?
+  AND (s.arguments <> '' OR s.result <> '' OR s.arguments_body IS NOT NULL OR s.result_body IS NOT NULL)
+  AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.task_id = t.task_id
+                  AND d.status IN ('started', 'waiting', 'retry', 'parked', 'dead'))
+GROUP BY t.task_id ORDER BY t.task_id
+
+-- name: steps_empty
+-- The words of a task's steps are gone; the lines stay.
+UPDATE steps SET arguments = '', arguments_body = NULL, result = '', result_body = NULL WHERE task_id = ?
+
+-- name: event_texts
+-- All payloads, a page at a time, to see which bodies they name: where the page ended, the task, texts.
+SELECT position, task_id, value FROM events WHERE position > ? ORDER BY position LIMIT ?
+
+-- name: step_texts
+-- The words of all steps, likewise.
+SELECT step_id, task_id, arguments, result, arguments_body, result_body FROM steps
+WHERE step_id > ? ORDER BY step_id LIMIT ?
+
+-- name: effect_texts
+-- The words of all effects, likewise.
+SELECT key, task_id, intent, receipt FROM effects WHERE key > ? ORDER BY key LIMIT ?
+
+-- name: body_texts
+-- Bodies, likewise: they may name others.
+SELECT digest, '', raw FROM bodies WHERE digest > ? ORDER BY digest LIMIT ?
+
+-- ---------------------------------------------------------------------------------------------------- metrics
+
+-- name: count_open_tasks
+-- How many tasks that have not ended stand how.
+SELECT status, count(*) FROM tasks WHERE status IN ('running', 'waiting', 'escalated') GROUP BY status
+
+-- name: count_open_deliveries
+-- How many deliveries of a role that are not finished stand how.
+SELECT status, count(*) FROM deliveries
+WHERE role = ? AND status IN ('started', 'waiting', 'retry', 'parked') GROUP BY status

@@ -22,7 +22,7 @@ CONNECTIONS: Final = 4
 class PostgresStore(Store):
     """`StateStore` on a database that was migrated; made by `open`.
 
-    A lease ends by its time alone, on the server's clock; `clock` replaces that for tests.
+    A lease ends by its time alone, on the server's clock; `is_alive` and `clock` are for tests.
     """
 
     def __init__(
@@ -32,9 +32,10 @@ class PostgresStore(Store):
         *,
         parallel: int = CONNECTIONS // 2,
         clock: Callable[[], int] | None = None,
+        is_alive: Callable[[str], bool] | None = None,
         topology: Topology | None = None,
     ) -> None:
-        super().__init__(codec, Bodies(None), None, topology)
+        super().__init__(codec, Bodies(None), is_alive, topology)
         self._connections = connections
         self._changes = Changes(connections, parallel, clock)
         self._reads = Reads(connections, clock)

@@ -363,8 +363,8 @@ class Changes:
         async with self._connections.borrow() as connection:
             try:
                 await connection.execute("BEGIN")
-                now_us = self._clock or await self._lock(connection, group)
-                await play(connection, group, now_us)
+                await self._lock(connection, group)
+                await play(connection, group, self._clock or self._connections.clock.now_us)
             except BaseException:
                 await _roll_back(connection)
                 raise
@@ -379,8 +379,8 @@ class Changes:
             if done != "COMMIT":
                 raise Refusal(asyncpg.SerializationError(f"the server answered COMMIT with {done}"))
 
-    async def _lock(self, connection: Connection, group: Sequence[Member]) -> Callable[[], int]:
-        """Take the locks of the group, all in one order; the server's clock from then on."""
+    async def _lock(self, connection: Connection, group: Sequence[Member]) -> None:
+        """Take the locks of the group, all in one order, and look at the server's clock."""
         try:
             if any(member.alone for member in group):
                 ((*_, now_us),) = await connection.fetch("lock_all", [EVERYTHING])
@@ -390,7 +390,6 @@ class Changes:
         except asyncpg.PostgresError as error:
             raise Refusal(error) from error
         self._connections.clock.told(now_us)
-        return self._connections.clock.now_us
 
 
 class _Patience:

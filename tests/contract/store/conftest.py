@@ -7,17 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.store.world import World, opened
+from deploy.local.postgres import Postgres
+from tests.contract.store.world import FileWorld, World, opened, opened_on_server
 
 
-@pytest.fixture(params=["file", "inline"])
+@pytest.fixture(params=["file", "inline", "postgres"])
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
-    async with opened(str(request.param), tmp_path) as made:
-        yield made
+    if request.param == "postgres":
+        server: Postgres = request.getfixturevalue("postgres")
+        async with opened_on_server(server, tmp_path) as on_server:
+            yield on_server
+    else:
+        async with opened(str(request.param), tmp_path) as made:
+            yield made
 
 
 @pytest.fixture
-async def file_world(tmp_path: Path) -> AsyncIterator[World]:
+async def file_world(tmp_path: Path) -> AsyncIterator[FileWorld]:
     """For what only a file can show: other processes, tampering from outside."""
     async with opened("file", tmp_path) as made:
         yield made

@@ -185,22 +185,24 @@ async def test_corrections_must_be_of_their_kind(world: World) -> None:
         ),
     ],
 )
-async def test_the_database_itself_refuses_to_forget(world: World, statement: str, refusal: str) -> None:
+async def test_the_database_itself_refuses_to_forget(file_world: World, statement: str, refusal: str) -> None:
+    world = file_world
     events = await world.dance(upto="planned")
     with pytest.raises(sqlite3.IntegrityError, match=refusal):
-        await world.database.write(lambda conn: conn.execute(statement).rowcount)
+        await world.sql(statement)
     assert await world.store.stream(events[0].envelope.task_id) == events
 
 
 @pytest.mark.parametrize("verb", ["INSERT", "INSERT OR REPLACE"])
-async def test_the_database_itself_allows_one_end(world: World, verb: str) -> None:
+async def test_the_database_itself_allows_one_end(file_world: World, verb: str) -> None:
+    world = file_world
     events = await world.dance()
     second_end = (
         f"{verb} INTO events SELECT NULL, 'x', task_id, sequence + 1, 'TaskFailed', version, source, correlation_id,"
         " NULL, time_us, '', '', '', trust, 0, '', '', value FROM events WHERE type = 'TaskSucceeded'"
     )
     with pytest.raises(sqlite3.IntegrityError):
-        await world.database.write(lambda conn: conn.execute(second_end).rowcount)
+        await world.sql(second_end)
     assert await world.store.stream(events[0].envelope.task_id) == events
 
 

@@ -175,12 +175,8 @@ async def test_large_texts_of_steps_lie_in_bodies(world: World) -> None:
     assert (settled.arguments, settled.result) == (arguments, result)
     answered = await world.store.step_intent(delivery, step(delivery, arguments=arguments))
     assert answered.result == result
-
-    def longest(conn: object) -> int:
-        found = conn.execute("SELECT max(coalesce(length(arguments), 0) + coalesce(length(result), 0)) FROM steps")  # type: ignore[attr-defined]  # a connection
-        return int(found.fetchone()[0])
-
-    assert await world.database.read(longest) == 0
+    longest = "SELECT max(coalesce(length(arguments), 0) + coalesce(length(result), 0)) FROM steps"
+    assert await world.sql(longest) == [(0,)]
 
 
 # -- budgets --------------------------------------------------------------------------------------------------------

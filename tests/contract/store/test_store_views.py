@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts.errors import Conflict, Corrupt, Usage
+from contracts.errors import Conflict, Corrupt, Unavailable, Usage
 from contracts.events import KillRaised
 from contracts.ids import SYSTEM_TASK
 from contracts.project import Project, ProjectSettings
@@ -16,11 +16,11 @@ from contracts.topology import Agent
 from state_store.fold import FOLD_VERSION
 from state_store.port import OpenWork, TaskFilter
 from state_store.sqlite import verify_file
-from tests.contract.store.world import LICENCE_SCHEMA, LicenceChecked, World, opened, plan
+from tests.contract.store.world import LICENCE_SCHEMA, FileWorld, LicenceChecked, World, opened, plan
 
 
-def tables(conn: sqlite3.Connection) -> list[tuple[object, ...]]:
-    return conn.execute("SELECT * FROM tasks ORDER BY task_id").fetchall()
+async def views(world: World) -> list[tuple[object, ...]]:
+    return await world.sql("SELECT * FROM tasks ORDER BY task_id")
 
 
 async def several_tasks(world: World) -> None:
@@ -35,48 +35,44 @@ async def several_tasks(world: World) -> None:
 
 async def test_views_rebuilt_are_the_same_bytes(world: World) -> None:
     await several_tasks(world)
-    before = await world.database.read(tables)
+    before = await views(world)
     assert len(before) == 7
     assert await world.store.rebuild_views() == 7
-    assert await world.database.read(tables) == before
+    assert await views(world) == before
 
 
 async def test_work_goes_on_without_the_views(world: World) -> None:
     submission = await world.submit()
-    await world.database.write(lambda conn: conn.execute("DELETE FROM tasks").rowcount)
+    await world.sql("DELETE FROM tasks")
     row = await world.store.task(submission.envelope.task_id)
     assert row is not None
     assert row.state.title == "Split money without losing a cent"
     assert (await world.handle("planning", submission, plan())).status == "recorded"
-    after = await world.database.read(tables)
+    after = await views(world)
     await world.store.rebuild_views()
-    assert await world.database.read(tables) == after
+    assert await views(world) == after
 
 
 async def test_a_view_of_a_newer_build_is_never_overwritten(world: World) -> None:
     submission = await world.submit()
     raise_version = "UPDATE tasks SET fold_version = ?, state = '{}'"
-    await world.database.write(lambda conn: conn.execute(raise_version, (FOLD_VERSION + 1,)).rowcount)
-    newer = await world.database.read(tables)
+    await world.sql(raise_version, FOLD_VERSION + 1)
+    newer = await views(world)
     claim = await world.claim("planning", submission)
     assert claim.state is not None
     assert claim.state.step == "submitted"  # folded from the events, not read from that row
     assert [row.state.step for row in await world.store.tasks(TaskFilter())] == ["submitted"]
     assert (await world.handle("planning", submission, plan())).status == "recorded"
     await world.store.rebuild_views()
-    assert await world.database.read(tables) == newer
+    assert await views(world) == newer
 
 
 async def test_a_view_that_lags_is_not_believed(world: World) -> None:
     submission = await world.submit()
-    old = await world.database.read(tables)
+    old = await views(world)
     (planned,) = (await world.handle("planning", submission, plan())).events
-
-    def put_back(conn: sqlite3.Connection) -> None:
-        conn.execute("DELETE FROM tasks")
-        conn.execute(f"INSERT INTO tasks VALUES ({','.join('?' * len(old[0]))})", old[0])
-
-    await world.database.write(put_back)
+    await world.sql("DELETE FROM tasks")
+    await world.sql(f"INSERT INTO tasks VALUES ({','.join('?' * len(old[0]))})", *old[0])
     claim = await world.claim("coding", planned)
     assert claim.state is not None
     assert claim.state.step == "planned"
@@ -120,7 +116,7 @@ FORGERIES: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("what", FORGERIES)
-async def test_tampering_shows(file_world: World, what: str) -> None:
+async def test_tampering_shows(file_world: FileWorld, what: str) -> None:
     script, complaint = FORGERIES[what]
     await file_world.dance(upto="reviewed")
     assert await file_world.store.verify_chain() == []
@@ -156,7 +152,7 @@ async def test_a_whole_new_history_shows_against_the_exported_heads(tmp_path: Pa
     assert "exported" in fault
 
 
-async def test_what_does_not_fold_is_said_and_not_guessed(file_world: World) -> None:
+async def test_what_does_not_fold_is_said_and_not_guessed(file_world: FileWorld) -> None:
     events = await file_world.dance(upto="planned")
 
     def forge(conn: sqlite3.Connection) -> None:
@@ -196,8 +192,8 @@ async def test_projects_keep_every_version(world: World) -> None:
     assert await world.store.project_version("id-shop", first.digest) == first
     assert await world.store.project_version("id-shop", "sha256:x") is None
     assert [found.name for found in await world.store.projects()] == ["other", "shop"]
-    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-        await world.database.write(lambda conn: conn.execute("DELETE FROM projects").rowcount)
+    with pytest.raises(world.refusals, match="append-only"):
+        await world.sql("DELETE FROM projects")
     await world.store.put_project(first)  # an operator went back: that is a new version too
     assert await world.store.project("shop") == first
 
@@ -263,8 +259,12 @@ async def test_what_has_not_ended_is_counted(world: World) -> None:
     assert await world.store.open_work("coding") == OpenWork({"running": 1}, {})
 
 
-async def test_closing_the_store_leaves_the_database_to_its_owner(world: World) -> None:
+async def test_closing_the_store_leaves_a_file_to_its_owner_and_ends_connections(world: World) -> None:
     submission = await world.submit()
     await world.store.close()
     await world.store.close()
-    assert await world.store.event(submission.envelope.id) == submission
+    if isinstance(world, FileWorld):
+        assert await world.store.event(submission.envelope.id) == submission
+    else:
+        with pytest.raises(Unavailable, match="closed"):
+            await world.store.event(submission.envelope.id)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import re
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import asyncpg
 
 from contracts import ids
 from contracts.codec import Codec
@@ -33,10 +38,14 @@ from contracts.events import (
 )
 from contracts.registry import CommittedIds, Schema
 from contracts.topology import Topology
+from deploy.local.postgres import Postgres
 from embedded.file import Database
 from embedded.inline import InlineDatabase
 from state_store.port import Claim, Commit, Committed, Delivery, Due, Encoded, Recorded, Started, StateStore, Step
+from state_store.postgres.migrations import migrate
+from state_store.postgres.store import PostgresStore
 from state_store.sqlite import SCHEMA, SqliteStore
+from state_store.store import Store
 
 START_US = 1_790_000_000_000_000
 
@@ -72,14 +81,16 @@ class Clock:
 class World:
     """One store and what a test turns on it."""
 
-    store: SqliteStore
-    database: Database
+    store: Store
     clock: Clock
     codec: Codec
     dead: set[str]
     folder: Path
-    another: Callable[[], Awaitable[SqliteStore]]
-    opened: list[Database] = field(default_factory=list)
+    another: Callable[[], Awaitable[Store]]
+    """The store as another process sees it."""
+    sql: Callable[..., Awaitable[list[tuple[Any, ...]]]]
+    """What somebody with the rights of the owner does behind the store's back: `sql(statement, *values)` with `?`."""
+    refusals: tuple[type[Exception], ...] = (sqlite3.IntegrityError, asyncpg.PostgresError)
 
     def encoded(self, event: Event) -> Encoded:
         return Encoded(event, self.codec.encode_payload(event.payload))
@@ -191,14 +202,25 @@ def _reached(events: list[Recorded], upto: str) -> bool:
     return upto == "submitted" and len(events) == 1
 
 
+@dataclass
+class FileWorld(World):
+    """A world whose store is a file, or as good as one."""
+
+    database: Database = field(kw_only=True)
+
+
+def codec_with_licence() -> Codec:
+    schema_ids = CommittedIds()
+    schema_ids.add(Schema(100_900, "LicenceChecked", 1, LICENCE_SCHEMA))
+    return Codec(schema_ids)
+
+
 @asynccontextmanager
 async def opened(
     kind: str, folder: Path, *, is_alive: Callable[[str], bool] | None = None, now_us: int = START_US
-) -> AsyncIterator[World]:
+) -> AsyncIterator[FileWorld]:
     """A fresh store on a database in memory, or one on a file. Who is not in `dead` lives, unless `is_alive` says."""
-    schema_ids = CommittedIds()
-    schema_ids.add(Schema(100_900, "LicenceChecked", 1, LICENCE_SCHEMA))
-    codec, clock, dead = Codec(schema_ids), Clock(now_us), set[str]()
+    codec, clock, dead = codec_with_licence(), Clock(now_us), set[str]()
     alive = is_alive or (lambda holder: holder not in dead)
     database: Database
     if kind == "inline":
@@ -212,7 +234,6 @@ async def opened(
         return SqliteStore(shared, bodies, codec, clock=clock, is_alive=alive, topology=Topology())
 
     async def another() -> SqliteStore:
-        """The store as another process sees it."""
         if isinstance(database, InlineDatabase):
             shared: Database = database.share()
         else:
@@ -220,11 +241,75 @@ async def opened(
         opened_databases.append(shared)
         return store_on(shared)
 
+    async def sql(statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        return await database.write(lambda conn: conn.execute(statement, values).fetchall())
+
     try:
-        yield World(store_on(database), database, clock, codec, dead, folder, another, opened_databases)
+        yield FileWorld(store_on(database), clock, codec, dead, folder, another, sql, database=database)
     finally:
         for shared in reversed(opened_databases):
             await shared.close()
+
+
+@asynccontextmanager
+async def opened_on_server(
+    server: Postgres,
+    folder: Path,
+    *,
+    is_alive: Callable[[str], bool] | None = None,
+    now_us: int | None = START_US,
+    wiped: bool = True,
+) -> AsyncIterator[World]:
+    """An empty store on a PostgreSQL server; without `now_us` its clock is the server's."""
+    codec, clock, dead = codec_with_licence(), Clock(now_us or 0), set[str]()
+    alive = is_alive or (lambda holder: holder not in dead)
+    await ready(server, wiped=wiped)
+    superuser = await asyncpg.connect(server.url_of("postgres"))
+    stores: list[PostgresStore] = []
+
+    async def another() -> PostgresStore:
+        given = None if now_us is None else clock
+        store = await PostgresStore.open(server.url, codec, clock=given, is_alive=alive, topology=Topology())
+        stores.append(store)
+        return store
+
+    async def sql(statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        places = itertools.count(1)
+        found = await superuser.fetch(re.sub(r"\?", lambda _: f"${next(places)}", statement), *values)
+        return [tuple(record) for record in found]
+
+    try:
+        yield World(await another(), clock, codec, dead, folder, another, sql)
+    finally:
+        for store in stores:
+            await store.close()
+        await superuser.close()
+
+
+_migrated: set[str] = set()
+
+WIPE = """
+SET session_replication_role = replica;
+DO $$ DECLARE found record; BEGIN
+    FOR found IN SELECT relname, relkind FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'S')
+        AND relname NOT IN ('migrations', 'store_facts') LOOP
+        IF found.relkind = 'r' THEN EXECUTE format('DELETE FROM %I', found.relname);
+        ELSE EXECUTE format('ALTER SEQUENCE %I RESTART', found.relname); END IF;
+    END LOOP;
+END $$;
+SET session_replication_role = origin;
+"""
+
+
+async def ready(server: Postgres, *, wiped: bool) -> None:
+    """The tables are there, and empty."""
+    if server.url not in _migrated:
+        await migrate(server.url)
+        _migrated.add(server.url)
+    if wiped:
+        connection = await asyncpg.connect(server.url_of("postgres"))
+        await connection.execute(WIPE)
+        await connection.close()
 
 
 async def swept(world: World, role: str, consumes: tuple[str, ...], *, older: float = 30.0) -> list[Due]:
