@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections import Counter
@@ -105,18 +103,6 @@ class Crew:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def status(person: Person, task_id: str) -> str:
-    """Where the task stands, read past the command line: a process for each look would be most of the work."""
-    with contextlib.closing(reading(person)) as connection:
-        row = connection.execute("SELECT status FROM tasks WHERE task_id = ?", (task_id,)).fetchone()
-    return str(row[0]) if row else ""
-
-
-def reading(person: Person) -> sqlite3.Connection:
-    """The person's store, for reading alone."""
-    return sqlite3.connect(f"file:{person.data / 'gavotte.db'}?mode=ro", uri=True)
 
 
 def judge(person: Person, accepted: Iterable[str], ledger: Iterable[dict[str, Any]] | None = None) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from contracts.crashpoints import VARIABLE
 from tests.acceptance.commands import FIX, PATIENCE_SECONDS, Person, repository
-from tests.acceptance.crew import ROLES, Crew, judge, reading, released, status
+from tests.acceptance.crew import ROLES, Crew, judge, released
 
 PATH = (
     "store.mark_partitions",
@@ -77,14 +77,14 @@ def submit(ann: Person, title: str) -> str:
 
 
 def has_ended_well(ann: Person, task: str) -> bool:
-    now = status(ann, task)
+    now = ann.status(task)
     assert now in {"running", "succeeded"}, f"{task} is {now}: {ann.says('why', task).stdout}"
     return now == "succeeded"
 
 
 def has_ended_well_or_goes_on(ann: Person, task: str) -> bool:
     """The same where kills are so dense that a delivery may be taken for poison: a person lets it go on."""
-    if status(ann, task) != "escalated":
+    if ann.status(task) != "escalated":
         return has_ended_well(ann, task)
     assert "times in vain" in ann.says("why", task).stdout
     assert ann.says("resume", task).returncode == 0
@@ -93,7 +93,7 @@ def has_ended_well_or_goes_on(ann: Person, task: str) -> bool:
 
 def tries(ann: Person) -> Counter[str]:
     """How many steps of each role were tried again, over all tasks; all have their outcome."""
-    with contextlib.closing(reading(ann)) as connection:
+    with contextlib.closing(ann.reads()) as connection:
         assert connection.execute("SELECT count(*) FROM steps WHERE abandoned OR outcome != 'ok'").fetchone() == (0,)
         rows = connection.execute("SELECT role, sum(attempt - 1) FROM steps GROUP BY role")
         return Counter({role: int(again) for role, again in rows})

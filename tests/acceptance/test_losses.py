@@ -10,7 +10,7 @@ import pytest
 
 from bus.losses import RECORDS, VARIABLE, WAKEUPS, is_lost
 from tests.acceptance.commands import FIX, Person, repository
-from tests.acceptance.crew import Crew, judge, reading, status
+from tests.acceptance.crew import Crew, judge
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def ann(tmp_path: Path) -> Person:
 
 def on_the_bus(ann: Person) -> set[str]:
     """The ids of all events that the bus was ever given; it names them by their positions in the store."""
-    with contextlib.closing(reading(ann)) as connection:
+    with contextlib.closing(ann.reads()) as connection:
         rows = connection.execute("SELECT event_id FROM bus_log LEFT JOIN events ON stored = position").fetchall()
     return {event_id for (event_id,) in rows}
 
@@ -52,4 +52,4 @@ def test_what_is_lost_delays_and_loses_nothing(ann: Person, lost: str) -> None:
 
 
 def _is(ann: Person, task: str, wanted: str) -> bool:
-    return status(ann, task) == wanted
+    return ann.status(task) == wanted

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.commands import FIX, Person, repository, until
-from tests.acceptance.crew import ROLES, Crew, judge, reading
+from tests.acceptance.crew import ROLES, Crew, judge
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def submit(ann: Person) -> str:
 
 def contents(ann: Person) -> str:
     """Everything that the store and the bus hold."""
-    with contextlib.closing(reading(ann)) as connection:
+    with contextlib.closing(ann.reads()) as connection:
         return "\n".join(connection.iterdump())
 
 
