@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from agents.settings import MODEL_KEYS
 from agents.tools.releases import check_target
 from contracts.errors import NotFound, Refused, Rejected, Retryable
 from contracts.project import Approval, Project, ProjectSettings, project_id_for
@@ -261,7 +262,8 @@ class _Preparation:
     deadline_seconds: float
 
     async def run(self, command: Sequence[str], at: Path) -> None:
-        env = {**os.environ, "VIRTUAL_ENV": str(self.folder), "GAVOTTE_ENVIRONMENT": str(self.folder)}
+        kept = {name: value for name, value in os.environ.items() if name not in MODEL_KEYS}
+        env = {**kept, "VIRTUAL_ENV": str(self.folder), "GAVOTTE_ENVIRONMENT": str(self.folder)}
         env["PATH"] = f"{self.folder / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
         process = await asyncio.create_subprocess_exec(
             *command,

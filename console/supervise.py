@@ -191,7 +191,7 @@ class Crew:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 cwd="/",
-                env=self.environ,
+                env=environment_of(member.post, self.environ),
                 start_new_session=True,
                 limit=LINE_BYTES_MAX,
                 preexec_fn=_dies_with(os.getpid()),
@@ -229,6 +229,14 @@ class Crew:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+
+
+def environment_of(post: Post, environ: Mapping[str, str]) -> dict[str, str]:
+    """What a process gets: who deploys asks no model, and has no key of one."""
+    from agents.settings import MODEL_KEYS
+
+    hidden = MODEL_KEYS if post.role == "deploy" else frozenset()
+    return {name: value for name, value in environ.items() if name not in hidden}
 
 
 def _dies_with(parent: int) -> Callable[[], None]:

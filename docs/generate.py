@@ -20,6 +20,9 @@ DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 sys.path.insert(0, str(ROOT))
 
+from agents.model.faults import Fault  # noqa: E402
+from agents.model.prices import LongRates, PriceTable, Rates  # noqa: E402
+from agents.model.script import Rule, When  # noqa: E402
 from agents.settings import described  # noqa: E402
 from bus.retry import TABLE, DeadLetter, LetGo, Park, Stop  # noqa: E402
 from contracts import errors, events  # noqa: E402
@@ -276,6 +279,26 @@ def fifth_agent() -> str:
     return f"```python\n{(ROOT / 'examples' / 'licence_scan.py').read_text().strip()}\n```"
 
 
+def described_fields(model: Any) -> str:
+    """The fields of a class that describes each of them."""
+    return table(
+        ("field", "what it is"), [(f"`{name}`", f.description or "see below") for name, f in model.model_fields.items()]
+    )
+
+
+def model_prices() -> str:
+    """The prices that come with gavotte, in dollars per million tokens."""
+    head = ("model", "since", "in", "out", "cache write", "for an hour", "cache read")
+    rows = []
+    for price in PriceTable.load().rows():
+        kinds: list[Rates] = [price, *([price.long] if price.long else [])]
+        for rates in kinds:
+            over = f" above {rates.above_tokens:,} tokens" if isinstance(rates, LongRates) else ""
+            cents = (rates.input, rates.output, rates.cache_write, rates.cache_write_1h, rates.cache_read)
+            rows.append((f"`{price.model}`{over}", price.since, *(f"{value:g}" for value in cents)))
+    return table(head, rows)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "awaited": awaited,
     "commands": command_pages,
@@ -284,6 +307,10 @@ PARTS: dict[str, Callable[[], str]] = {
     "events": event_pages,
     "fifth-agent": fifth_agent,
     "groups": groups,
+    "model-conditions": lambda: described_fields(When),
+    "model-faults": lambda: described_fields(Fault),
+    "model-prices": model_prices,
+    "model-rules": lambda: described_fields(Rule),
     "records": record_pages,
     "settings": setting_table,
     "steps": steps,

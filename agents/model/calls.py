@@ -99,20 +99,6 @@ async def _part(store: StateStore, digest: str) -> bytes:
     return raw
 
 
-async def parts_of(store: StateStore, step: Step) -> set[str]:
-    """The digests of the bodies that a call's request is made of; what is gone is left out."""
-    frame = arguments_of(step).get("frame") or {}
-    found = {value[PART] for value in frame.values() if isinstance(value, dict) and PART in value}
-    head = (frame.get("messages") or {}).get(HISTORY)
-    while head is not None and head not in found:
-        raw = await store.body(head)
-        if raw is None:
-            break
-        found.add(head)
-        head = json.loads(raw)["before"]
-    return found
-
-
 def arguments_of(step: Step) -> dict[str, Any]:
     """What was kept of the call; {} where it was pruned."""
     found = json.loads(step.arguments) if step.arguments else {}

@@ -94,6 +94,10 @@ class PriceTable:
         price = self._at(model, at_us) or self.dearest
         return max(rates.most_microdollars(tokens_in, tokens_out) for rates in (price, price.rates(tokens_in)))
 
+    def rows(self) -> list[Price]:
+        """All prices, as they stand in the files."""
+        return list(self._prices)
+
     def knows(self, model: str, at_us: int) -> bool:
         """Whether a model has a price at this time."""
         return self._find(model, at_us) is not None

@@ -72,7 +72,9 @@ async def show(call: Call, task: TaskId, json: Json = False) -> None:
     task_id = await runtime.store.find_task(task)
     row = await row_of(runtime, task_id)
     if json:
-        put_json(task_fields(row))
+        from console.run_record import run_record
+
+        put_json({**task_fields(row), **run_record(row, await runtime.store.steps(task_id))})
         return
     spent, budget = row.spent, row.state.budget
     put_fields(

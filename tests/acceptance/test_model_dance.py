@@ -15,7 +15,7 @@ import pytest
 
 from agents.model.faults import KINDS
 from console.demo import DESCRIPTION, TITLE, build_sample
-from tests.acceptance.commands import Person, repository, until
+from tests.acceptance.commands import SPLIT, TESTS, Person, ready_pids, repository, until
 
 KEY = "sk-ant-planted-4711"
 TASKS = int(os.environ.get("GAVOTTE_MODEL_TASKS", "6"))
@@ -119,6 +119,9 @@ def test_the_demo_over_http(ann: Person) -> None:
         assert f"claude-sonnet-5-5 at {url} answers" in doctor
         assert ann.told("project", "add", str(sample))["name"] == "moneybag"
         with ann.starts("up"):
+            pids = until(lambda: len(found := ready_pids(ann.heard())) == 4 and found)
+            holders = {role for role, pid in pids.items() if KEY.encode() in Path(f"/proc/{pid}/environ").read_bytes()}
+            assert holders == {"planning", "coding", "review"}
             task = ann.told("submit", DESCRIPTION, "--title", TITLE, "--repo", str(sample))["task_id"]
             ann.waits_for(task, "waiting")
             assert ann.says("approve", task).returncode == 0
@@ -127,6 +130,7 @@ def test_the_demo_over_http(ann: Person) -> None:
         assert [record["role"] for record in logged] == ["planning", "coding", "coding", "review"]
         assert all(record["outcome"] == "ok" and not record["estimated"] for record in logged)
         assert shown["spent"]["cost_microdollars"] == sum(record["cost_microdollars"] for record in logged) > 0
+        recorded(shown)
         for number, record in enumerate(logged, 1):
             request = fetched(f"{url}/calls/{number + 1}/request")  # the first one was the doctor's
             assert request.decode() == ann.says("llm", "show", record["id"], "--request").stdout
@@ -134,6 +138,17 @@ def test_the_demo_over_http(ann: Person) -> None:
             assert KEY.encode() not in request
     told_nowhere(ann, KEY)
     assert KEY not in doctor + ann.heard()
+
+
+def recorded(shown: dict[str, Any]) -> None:
+    """The record of the run in the words of the field."""
+    assert shown["task_type"] == "change"
+    assert shown["start"] < shown["end"]
+    assert (shown["steps"], shown["error"]) == (shown["spent"]["steps"], None)
+    assert shown["input_tokens"] + shown["output_tokens"] == shown["spent"]["tokens"]
+    tools = [call["tool"] for call in shown["tool_calls"]]
+    assert tools[:3] == ["survey", "read_files", "apply_edits"]
+    assert all(call["success"] and call["latency_ms"] >= 0 and call["error"] is None for call in shown["tool_calls"])
 
 
 def free_port() -> int:
@@ -154,7 +169,8 @@ def test_bad_days_of_a_provider_lose_nothing(ann: Person, tmp_path: Path) -> Non
         "GAVOTTE_TASKS__TOKENS": "2000000",
         "GAVOTTE_TASKS__COST_DOLLARS": "50",
     }
-    path = repository(ann.home / "repo")
+    no_key = "\n\ndef test_no_key() -> None:\n    import os\n\n    assert 'planted' not in str(os.environ)\n"
+    path = repository(ann.home / "repo", {"money.py": SPLIT, "test_money.py": TESTS + no_key})
     tests = "python -m pytest -q"
     ann.told("project", "add", str(path), "--test", tests, "--approval", "never")
     with ann.starts("up"):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agents.settings import Settings, load_settings
+from agents.settings import MODEL_KEYS, Settings, load_settings
+from agents.wiring import model_of
+from console.supervise import environment_of, posts
 
 
 def chosen(data: Path, **environ: str) -> Settings:
@@ -38,3 +40,21 @@ def test_models_by_purpose_and_layer(tmp_path: Path) -> None:
     named = [found.name_for(purpose) for purpose in purposes]
     assert named == ["claude-haiku-5-5", "big", "big", "critic", "claude-haiku-5-5", "big", "big"]
     assert found.fallback == ("a", "b")
+
+
+def test_who_deploys_has_neither_a_model_nor_its_key(tmp_path: Path) -> None:
+    given = {"ANTHROPIC_API_KEY": "sk-1", "GAVOTTE_MODEL__FALLBACK_API_KEY_FILE": "/k", "PATH": "/bin"}
+    found = {post.role: environment_of(post, given) for post in posts()}
+    assert found["deploy"] == {"PATH": "/bin"}
+    assert all(environment == given for role, environment in found.items() if role != "deploy")
+    settings = chosen(tmp_path, ANTHROPIC_API_KEY="sk-1")
+    assert [model_of(settings, role).name for role in ("coding", "deploy")] == ["anthropic", "none"]
+
+
+def test_every_secret_of_the_model_is_known_to_be_one() -> None:
+    secrets = {
+        name
+        for name, field in type(chosen(Path("/tmp")).model).model_fields.items()
+        if "Secret" in str(field.annotation)
+    }
+    assert {f"GAVOTTE_MODEL__{name.upper()}{end}" for name in secrets for end in ("", "_FILE")} <= MODEL_KEYS
