@@ -33,11 +33,6 @@ MODEL_KEYS: Final = frozenset(
     | {f"{PREFIX}MODEL__{name}{end}" for name in ("API_KEY", "FALLBACK_API_KEY") for end in ("", "_FILE")}
 )
 """Variables that open a model. Whoever asks none is started without them, and no command of a project sees them."""
-MODEL_KEYS: Final = frozenset(
-    {"ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"}
-    | {f"{PREFIX}MODEL__{name}{end}" for name in ("API_KEY", "FALLBACK_API_KEY") for end in ("", "_FILE")}
-)
-"""Variables that open a model. Whoever asks none is started without them, and no command of a project sees them."""
 
 
 _LOGIN: Final = re.compile(r"(://[^/?#:@\s]*):[^/?#@\s]*@")
