@@ -19,6 +19,8 @@ def start_logging(settings: Settings, **everywhere: str) -> None:
     handler = logging.StreamHandler(sys.stdout if settings.log.stream == "stdout" else sys.stderr)
     handler.setFormatter(JsonLines(everywhere) if settings.log.format == "json" else logging.Formatter(TEXT))
     logging.basicConfig(level=settings.log.level.upper(), handlers=[handler])
+    for chatty in ("httpcore2", "httpx2"):  # each request would be a line
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.root.level))
 
 
 class JsonLines(logging.Formatter):
