@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import re
+import signal
 import socket
 import urllib.request
 from collections import Counter
@@ -98,7 +101,7 @@ def matched(ann: Person, url: str, tasks: list[str]) -> list[dict[str, Any]]:
             assert record["request_id"] == call["request_id"]
         if record["outcome"] == "ok":
             assert (record["tokens_in"], record["tokens_out"]) == (call["tokens_in"], call["tokens_out"])
-        if record["failure"] in {"cut", "malformed", "timeout"}:
+        if record["failure"] in {"cut", "malformed", "timeout", "lost"}:
             assert record["estimated"]
             assert record["tokens_in"] > call["tokens_in"]
     return logged
@@ -182,7 +185,9 @@ def test_bad_days_of_a_provider_lose_nothing(ann: Person, tmp_path: Path) -> Non
         assert "planning tries TaskSubmitted again" in why
         with ann.starts("model-server", "--script", str(script), "--port", str(port), *struck()):
             url = until(lambda: url_in(ann.heard()))
-            states = until(lambda: at_rest(ann), PATIENCE_SECONDS)
+            killed_while_asking(ann, url)
+            until(lambda: at_rest(ann), PATIENCE_SECONDS)
+            states: list[dict[str, Any]] = ann.told("tasks", "--limit", "1000")
             logged = matched(ann, url, tasks)
             faults = Counter(call["fault"] for call in calls_on(url))
     assert len(states) == TASKS
@@ -192,6 +197,7 @@ def test_bad_days_of_a_provider_lose_nothing(ann: Person, tmp_path: Path) -> Non
     assert set(faults) - {""} == set(KINDS) - {"401"}
     assert {state["status"] for state in states} <= {"succeeded", "escalated"}
     assert sum(state["status"] == "succeeded" for state in states) > TASKS // 2
+    assert {record["failure"] for record in logged} & {"lost", "timeout"}
     paid_once(logged)
     log = (ann.data / "logs" / "planning.log").read_text()
     assert "open for" in log
@@ -205,15 +211,25 @@ def struck() -> list[str]:
     if TASKS == 6:
         return [word for kind, when in FAULTS.items() for word in ("--fault", f"{kind}:{when}")]
     every = [
-        f"{kind}:{when.partition('at=')[0]}every={17 + 4 * place}" for place, (kind, when) in enumerate(FAULTS.items())
+        f"{kind}:{re.sub('at=[0-9]+', f'every={17 + 4 * place}', when)}"
+        for place, (kind, when) in enumerate(FAULTS.items())
     ]
     return [word for fault in every for word in ("--fault", fault)]
 
 
-def at_rest(ann: Person) -> list[dict[str, Any]]:
-    """The tasks once none of them moves any more."""
-    states: list[dict[str, Any]] = ann.told("tasks", "--limit", "1000")
-    return states if all(state["status"] in AT_REST for state in states) else []
+def at_rest(ann: Person) -> bool:
+    """Whether no task moves any more."""
+    with contextlib.closing(ann.reads()) as connection:
+        statuses = [status for (status,) in connection.execute("SELECT status FROM tasks")]
+    return len(statuses) == TASKS and set(statuses) <= AT_REST
+
+
+def killed_while_asking(ann: Person, url: str) -> int:
+    """Kill whoever waits for the slow drip, as the operating system would; returns its pid."""
+    dripping = until(lambda: next((call for call in calls_on(url) if call["fault"] == "drip"), None), PATIENCE_SECONDS)
+    pid = ready_pids(ann.heard())[dripping["role"]]
+    os.kill(pid, signal.SIGKILL)
+    return pid
 
 
 def paid_once(logged: list[dict[str, Any]]) -> None:
