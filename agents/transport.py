@@ -14,17 +14,18 @@ if TYPE_CHECKING:
 
 
 def bus_of(settings: Settings, database: Database | None) -> Bus:
-    """The bus; `database` is the store's file, which the embedded bus shares. Nothing is connected yet."""
+    """The bus; `database` is the file of the data folder, in which the embedded bus lives. Nothing is connected yet."""
     if settings.bus.backend == "kafka":
         from bus.kafka.bus import KafkaBus
 
         return KafkaBus(cluster_of(settings))
     if database is None:
-        raise Usage("the embedded bus lives in the file of the store sqlite", hint="bus.backend = kafka")
+        raise Usage("the embedded bus lives in a file, and none was opened", hint="bus.backend = kafka")
     from agents.emission import contents_at
     from bus.embedded import EmbeddedBus
 
-    return EmbeddedBus(database, settings.run, partitions=settings.bus.partitions, shelf=contents_at)
+    shelf = contents_at if settings.store.backend == "sqlite" else None  # the record shares the file, or it does not
+    return EmbeddedBus(database, settings.run, partitions=settings.bus.partitions, shelf=shelf)
 
 
 def cluster_of(settings: Settings) -> Cluster:

@@ -50,7 +50,8 @@ class Runtime:
     """What a client of the dance holds: the command line, the console, a worker."""
 
     settings: Settings
-    database: Database
+    database: Database | None
+    """The file that embedded parts share; None where there are none."""
     store: StateStore
     bus: Bus
     codec: Codec
@@ -75,7 +76,8 @@ class Runtime:
         await self.bus.close()
         await self.codec.wire.close()
         await self.store.close()
-        await self.database.close()
+        if self.database is not None:
+            await self.database.close()
 
     async def refresh(self) -> None:
         """Take in the rows and schemas of further agents that registered meanwhile."""
@@ -96,24 +98,24 @@ class Role:
 
 async def open_runtime(settings: Settings, *, create: bool = True) -> Runtime:
     """Open bus and store; `create` makes the data folder where there is none."""
+    from agents.record import file_of, store_of
     from agents.transport import bus_of
-    from bus.embedded import SCHEMA as BUS_SCHEMA
-    from embedded.file import Database
-    from embedded.liveness import is_alive
-    from state_store.queries import SCHEMA as STORE_SCHEMA
-    from state_store.sqlite import SqliteStore
 
     if create:
         settings.make_folders()
-    elif not settings.database.exists():
+    elif not settings.has_record:
         raise Usage(f"{settings.data} is no data folder yet", hint="submit a task first, or name one with --data")
-    database = await Database.open(settings.database, schema=[STORE_SCHEMA, BUS_SCHEMA])
     topology, codec = Topology(), codec_of(settings)
-    alive = functools.partial(is_alive, settings.run)
-    store = SqliteStore(database, settings.bodies, codec, is_alive=alive, topology=topology)
-    bus = bus_of(settings, database)
-    runtime = Runtime(settings, database, store, bus, codec, topology, Keyring.at(settings.operators_pub))
-    await runtime.refresh()
+    async with contextlib.AsyncExitStack() as opened:
+        database = await file_of(settings)
+        if database is not None:
+            opened.push_async_callback(database.close)
+        store = await store_of(settings, database, codec, topology)
+        opened.push_async_callback(store.close)
+        bus = bus_of(settings, database)
+        runtime = Runtime(settings, database, store, bus, codec, topology, Keyring.at(settings.operators_pub))
+        await runtime.refresh()
+        opened.pop_all()
     return runtime
 
 

@@ -52,7 +52,7 @@ async def examine(settings: Settings) -> list[Finding]:
         operator(settings),
     ]
     found += [*await model(settings), agents(settings)]
-    if settings.database.exists():
+    if settings.has_record:
         found += await record(settings)
     return found
 
@@ -217,13 +217,14 @@ async def record(settings: Settings) -> list[Finding]:
         runtime = await open_runtime(settings, create=False)
     except (GavotteError, OSError) as error:
         said = error.message if isinstance(error, GavotteError) else str(error)
-        return [Finding("record", "lacks", said, "is the disk full, or the file another program's?")]
+        hint = error.hint if isinstance(error, GavotteError) else ""
+        return [Finding("record", "lacks", said, hint or "is the disk full, or the file another program's?")]
     try:
         statistics = await runtime.store.statistics()
         kills = [kill for kill in await runtime.store.kills() if not kill.lifted]
         waiting = [each for each in newest(await letters(runtime.bus, runtime.store, runtime.topology)) if each.open]
     except GavotteError as error:
-        return [Finding("record", "lacks", f"{settings.database}: {error.message}", error.hint)]
+        return [Finding("record", "lacks", error.message, error.hint)]
     finally:
         await runtime.close()
     found = [Finding("record", "ok", count(statistics.get("events", 0), "event"))]

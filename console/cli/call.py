@@ -62,7 +62,7 @@ class Call:
             from agents.wiring import open_runtime
             from contracts.errors import NotFound
 
-            if not create and not self.settings.database.exists():
+            if not create and not self.settings.has_record:
                 raise NotFound(
                     f"nothing was ever recorded in {self.settings.data}",
                     hint="gavotte submit, or name the right folder with --data DIR",
