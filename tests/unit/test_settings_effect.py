@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import pytest
 
+from agents import sections as sections_module
 from agents import settings as settings_module
 from agents.settings import Settings, load_settings
 from agents.tools import sandbox
@@ -24,6 +25,7 @@ from contracts.project import Project, ProjectSettings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ROOMS = ("agents", "bus", "console", "contracts", "dlq_tools", "embedded", "evals", "state_store")
+OWN = (Path(settings_module.__file__), Path(sections_module.__file__))
 AWAITED: dict[str, str] = {}
 """Settings that may be read nowhere yet, and whom they wait for."""
 
@@ -43,10 +45,10 @@ def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
 
 def methods() -> dict[str, dict[str, Names]]:
     """Class -> method -> names that it reads, of the settings' own classes."""
-    module = ast.parse(Path(settings_module.__file__).read_text())
     return {
         node.name: {each.name: attributes(each) for each in node.body if isinstance(each, ast.FunctionDef)}
-        for node in module.body
+        for path in OWN
+        for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.ClassDef)
     }
 
@@ -64,7 +66,7 @@ def read_somewhere() -> set[str]:
     """Settings whose section and name meet in one function of the product, or in a method that the product calls."""
     own = methods()
     used = [attributes(f) for room in ROOMS for path in (ROOT / room).rglob("*.py") for f in functions(path)
-            if path != Path(settings_module.__file__)]  # fmt: skip
+            if path not in OWN]  # fmt: skip
     everywhere: Names = set().union(*used)
     used += [names for method, names in own["Settings"].items() if method in everywhere]
     found = set()
