@@ -336,7 +336,7 @@ async def run_agent(settings: Settings, role: str, *, instance: str = "") -> int
         holder = f"{name}-{os.getpid()}"
         await runtime.codec.wire.prepare()
         stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT):  # a lost terminal ends it unawares, which is as safe
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         async with exposed(settings, runtime, made.agent, holder, stop) as shown:
             runner = Runner(
@@ -354,8 +354,8 @@ async def run_agent(settings: Settings, role: str, *, instance: str = "") -> int
                 ready=shown.ready,
                 observer=shown.observer,
             )
-            with Presence(settings.run, holder):
-                async with upkeep(runtime.bus, settings.bus.retention_hours * 3600):
+            with Presence(settings.run, holder) as presence:
+                async with upkeep(runtime.bus, settings.bus.retention_hours * 3600, presence, stop):
                     await runner.run(stop)
         return 0
     finally:

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import shutil
 import sqlite3
 import sys
 import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from console.words import count, dollars
+from console.supervise import living_roles
+from console.words import MICRO, count, dollars, span
+from contracts import ids
 from contracts.errors import GavotteError
+from contracts.topology import CORE_AGENTS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from agents.settings import Settings
+    from agents.wiring import Runtime
+    from state_store.port import Kill, Recorded
 
-FREE_BYTES_MIN: Final = 1 << 30
+FREE_BYTES_BETTER: Final = 1 << 30
+FREE_BYTES_MIN: Final = 64 << 20
+OPEN_FILES_MIN: Final = 256
+ANSWER_SECONDS_MAX: Final = 30.0
+CLOCK_SECONDS_MAX: Final = 60
 MODEL_SECONDS: Final = 30.0
 ASK_FOR_KEY: Final = "export ANTHROPIC_API_KEY=... and tasks in words are done too"
 MODEL_HINTS: Final = {
@@ -48,13 +60,16 @@ async def examine(settings: Settings) -> list[Finding]:
         await sandbox(settings),
         tools(),
         sqlite(),
+        limits(),
         data_folder(settings),
         operator(settings),
     ]
-    found += [*await model(settings), agents(settings)]
-    if settings.has_record:
-        found += await record(settings)
-    return found
+    found += await model(settings)
+    if settings.registry.url:
+        found.append(await tried("registry", lambda: registry(settings)))
+    roles = living_roles(settings.run)
+    kept = await record(settings, roles) if settings.has_record else []
+    return [*found, agents(roles), *kept]
 
 
 def python() -> Finding:
@@ -101,11 +116,35 @@ def sqlite() -> Finding:
     return Finding("sqlite", "ok", f"{sqlite3.sqlite_version}, written under gavotte's own lock")
 
 
+def limits() -> Finding:
+    """What this account lets a process have: each task at work needs a dozen files."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    size, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if 0 <= files < OPEN_FILES_MIN:
+        return Finding("limits", "better", f"{files} open files a process are few", f"ulimit -n {4 * OPEN_FILES_MIN}")
+    if size != resource.RLIM_INFINITY:
+        return Finding("limits", "better", f"no file may grow beyond {size >> 20} MiB", "ulimit -f unlimited")
+    return Finding("limits", "ok", f"{files} open files a process")
+
+
 def data_folder(settings: Settings) -> Finding:
-    """The data folder: mode, room, kind of file system."""
+    """The data folder: whether it can be written, room, mode, kind of file system."""
     folder = settings.data
     if not folder.exists():
         return Finding("data", "ok", f"{folder} is made at first use")
+    if not folder.is_dir():
+        return Finding("data", "lacks", f"{folder} is not a folder", "name another one with --data DIR")
+    there, other = os.statvfs(folder), "make room, or take another disk with --data DIR"
+    if there.f_flag & os.ST_RDONLY or not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        hint = f"ls -ld {folder}; is its disk mounted read-only, after an error perhaps? dmesg"
+        return Finding("data", "lacks", f"{folder} cannot be written by this user", hint)
+    free = there.f_bavail * there.f_frsize
+    if free < FREE_BYTES_MIN:
+        return Finding(
+            "data", "lacks", f"{folder} has {free >> 20} MiB free: agents wait for room, nothing is lost", other
+        )
+    if there.f_files and not there.f_favail:
+        return Finding("data", "lacks", f"the disk of {folder} can hold no more files (df -i)", other)
     mode = folder.stat().st_mode & 0o777
     if mode & 0o077:
         return Finding("data", "better", f"{folder} can be entered by others (mode {mode:o})", f"chmod 700 {folder}")
@@ -114,10 +153,9 @@ def data_folder(settings: Settings) -> Finding:
         return Finding(
             "data", "lacks", f"{folder} lies on {kind}, whose locks cannot be relied on", "a local disk: --data DIR"
         )
-    free = shutil.disk_usage(folder).free
     said = f"{folder}, {free / (1 << 30):.1f} GiB free"
-    if free < FREE_BYTES_MIN:
-        return Finding("data", "better", said, "make room, or take another disk with --data DIR")
+    if free < FREE_BYTES_BETTER:
+        return Finding("data", "better", said, other)
     return Finding("data", "ok", said)
 
 
@@ -198,18 +236,19 @@ async def model(settings: Settings) -> list[Finding]:
     return found
 
 
-def agents(settings: Settings) -> Finding:
+def agents(roles: set[str]) -> Finding:
     """Which agents run on the data folder."""
-    from console.supervise import living_roles
-
-    roles = sorted(living_roles(settings.run))
     if not roles:
         return Finding("agents", "ok", "none running", "gavotte up")
-    return Finding("agents", "ok", f"running: {', '.join(roles)}")
+    missing = [agent.role for agent in CORE_AGENTS if agent.role not in roles]
+    if missing:
+        said = f"running: {', '.join(sorted(roles))}; not here: {', '.join(missing)}"
+        return Finding("agents", "better", said, "gavotte up, unless they run on another machine")
+    return Finding("agents", "ok", f"running: {', '.join(sorted(roles))}")
 
 
-async def record(settings: Settings) -> list[Finding]:
-    """Whether the database opens, what is in it, and what in it waits for a person."""
+async def record(settings: Settings, roles: set[str]) -> list[Finding]:
+    """Whether store and bus answer, what is in them, and what in them waits for a person."""
     from agents.wiring import open_runtime
     from dlq_tools.letters import letters, newest
 
@@ -220,19 +259,92 @@ async def record(settings: Settings) -> list[Finding]:
         hint = error.hint if isinstance(error, GavotteError) else ""
         return [Finding("record", "lacks", said, hint or "is the disk full, or the file another program's?")]
     try:
+        found = [await tried("record", lambda: store(runtime)), await tried("bus", lambda: bus(runtime))]
+        if any(each.verdict == "lacks" for each in found):
+            return found
         statistics = await runtime.store.statistics()
+        last = await runtime.store.tail(statistics["events"] - 1, 1)
         kills = [kill for kill in await runtime.store.kills() if not kill.lifted]
         waiting = [each for each in newest(await letters(runtime.bus, runtime.store, runtime.topology)) if each.open]
     except GavotteError as error:
         return [Finding("record", "lacks", error.message, error.hint)]
     finally:
         await runtime.close()
-    found = [Finding("record", "ok", count(statistics.get("events", 0), "event"))]
+    found += [*clock(last), *work(statistics["tasks"], roles)]
     if waiting:
         said = f"{count(len(waiting), 'letter')}, waiting for somebody"
         found.append(Finding("letters", "better", said, "gavotte dlq list"))
-    for kill in kills:
-        scope = "everything" if kill.scope == "all" else f"{kill.scope} {kill.target}"
-        because = f": {kill.reason}" if kill.reason else ""
-        found.append(Finding("kill", "better", f"{scope} is stopped{because}", f"gavotte lift {kill.event_id}"))
+    return found + [stopped(kill) for kill in kills]
+
+
+def clock(last: Sequence[Recorded]) -> list[Finding]:
+    """Whether the clock was set back: leases, retries and deadlines are measured by it."""
+    ahead_seconds = (last[-1].recorded_at_us - ids.now_us()) / MICRO if last else 0.0
+    if ahead_seconds < CLOCK_SECONDS_MAX:
+        return []
+    said = f"the last event was recorded {span(ahead_seconds)} from now: this machine's clock was set back"
+    return [Finding("clock", "better", said, "timedatectl; what is due waits until the clock has caught up")]
+
+
+def work(tasks: Mapping[str, int], roles: set[str]) -> list[Finding]:
+    """Tasks that wait for a person, or for agents that do not run."""
+    found = []
+    if tasks.get("running") and not roles:
+        said = f"{count(tasks['running'], 'task')} at work, and no agent runs here"
+        found.append(Finding("tasks", "better", said, "gavotte up, unless agents run on another machine"))
+    if tasks.get("waiting"):
+        said = f"{count(tasks['waiting'], 'task')} waiting for an answer"
+        found.append(Finding("tasks", "ok", said, "gavotte tasks --status waiting"))
+    if tasks.get("escalated"):
+        said = f"{count(tasks['escalated'], 'task')} waiting for help"
+        found.append(Finding("tasks", "better", said, "gavotte tasks --status escalated, then gavotte why TASK"))
     return found
+
+
+def stopped(kill: Kill) -> Finding:
+    """A kill that holds."""
+    scope = "everything" if kill.scope == "all" else f"{kill.scope} {kill.target}"
+    because = f": {kill.reason}" if kill.reason else ""
+    return Finding("kill", "better", f"{scope} is stopped{because}", f"gavotte lift {kill.event_id}")
+
+
+async def registry(settings: Settings) -> str:
+    """That the schema registry answers and knows our events."""
+    from agents.wiring import registry_of
+    from contracts.confluent import subject_of
+    from contracts.registry import CommittedIds
+
+    there = registry_of(settings)
+    if there is None:
+        return "none: the committed ids travel"
+    try:
+        first = CommittedIds().all()[0]
+        known = await there.lookup(subject_of(first), first.text)
+    finally:
+        await there.close()
+    return f"{there.url} answers" + ("" if known else "; our events are not there yet: gavotte contracts push")
+
+
+async def store(runtime: Runtime) -> str:
+    """That the store answers."""
+    events = (await runtime.store.statistics()).get("events", 0)
+    return f"{runtime.settings.store.backend} answers: {count(events, 'event')}"
+
+
+async def bus(runtime: Runtime) -> str:
+    """That the bus answers."""
+    topics = runtime.topology.topics()
+    for topic in topics:
+        await runtime.bus.read(topic, records_max=1)
+    return f"{runtime.settings.bus.backend} answers: {count(len(topics), 'topic')}"
+
+
+async def tried(name: str, question: Callable[[], Awaitable[str]]) -> Finding:
+    """A finding of what was answered, or of why there was no answer."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS_MAX):
+            return Finding(name, "ok", await question())
+    except GavotteError as error:
+        return Finding(name, "lacks", error.message, error.hint)
+    except TimeoutError:
+        return Finding(name, "lacks", f"no answer within {ANSWER_SECONDS_MAX:g} s", "gavotte doctor")

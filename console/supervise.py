@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from agents.settings import Settings
+    from embedded.liveness import Presence
 
 BACKOFF_SECONDS: Final = 0.5
 BACKOFF_SECONDS_MAX: Final = 30.0
@@ -119,13 +120,14 @@ class Crew:
 
         self.settings.make_folders()
         try:
-            self._opened.enter_context(Presence(self.settings.run, PRESENCE))
+            presence = self._opened.enter_context(Presence(self.settings.run, PRESENCE))
         except GavotteError as error:
             raise type(error)(
                 f"agents run on {self.settings.data} already: {error.message}",
                 hint="stop that one with Ctrl-C, or work on another folder with --data DIR",
             ) from None
         self._keepers = [asyncio.create_task(self._keep(member)) for member in self.members]
+        self._keepers.append(asyncio.create_task(self._guard(presence)))
         return self
 
     async def __aexit__(
@@ -157,13 +159,24 @@ class Crew:
                 hint=f"look into {self.settings.logs}",
             )
 
+    async def _guard(self, presence: Presence) -> None:
+        """Agents on a folder that is no longer there would work for nobody."""
+        from agents.upkeep import gone
+
+        await gone(presence)
+        self.failure = f"the data folder {self.settings.data} was removed or replaced while agents ran on it"
+        self.failed.set()
+
     async def _keep(self, member: Member) -> None:
         """Start the process, wait for its end, start it again."""
         loop = asyncio.get_running_loop()
         pause_seconds = BACKOFF_SECONDS
         while True:
             began = loop.time()
-            listened, words = await self._once(member)
+            try:
+                listened, words = await self._once(member)
+            except OSError as error:  # no process, no log file: it is the machine that lacks something
+                listened, words = False, f"could not be started: {error.strerror or error}"
             member.restarts += 1
             member.stillborn = 0 if listened else member.stillborn + 1
             if member.stillborn >= STILLBORN_MAX:

@@ -43,9 +43,13 @@ class Presence:
                 )
             time.sleep(0.002)
 
+    def is_current(self) -> bool:
+        """False once the file was removed or replaced: others take this process for dead."""
+        return self._lock.held and _is_current(self._lock)
+
     def close(self) -> None:
         """Be gone: the file is removed, others see it at once. Safe to call twice."""
-        if self._lock.held:
+        if self.is_current():
             self.path.unlink(missing_ok=True)
         self._lock.close()
 
@@ -95,7 +99,7 @@ def _is_current(lock: FileLock) -> bool:
     """False if the file was removed between opening and locking it: then the lock guards nothing."""
     try:
         return lock.path.stat().st_ino == lock.inode
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,15 +11,13 @@ import typer
 from console.cli.call import Call, Json, command
 from console.cli.machine import put_findings
 from console.cli.output import put_json, put_table
-from console.doctor import Finding
+from console.doctor import ANSWER_SECONDS_MAX, Finding, bus, registry, store, tried
 from console.words import count
 from contracts.errors import GavotteError
 
 if TYPE_CHECKING:
     from agents.settings import Settings
-    from agents.wiring import Runtime
 
-ANSWER_SECONDS_MAX: Final = 30.0
 MADE_WHEN_NEEDED: Final = frozenset({"data", "operator.key"})
 
 config = typer.Typer(help="Settings and where each came from.", no_args_is_help=True, rich_markup_mode=None)
@@ -64,23 +61,6 @@ def files(settings: Settings) -> list[Finding]:
     return wrong
 
 
-async def registry(settings: Settings) -> str:
-    """That the schema registry answers and knows our events."""
-    from agents.wiring import registry_of
-    from contracts.confluent import subject_of
-    from contracts.registry import CommittedIds
-
-    there = registry_of(settings)
-    if there is None:
-        return "none: the committed ids travel"
-    try:
-        first = CommittedIds().all()[0]
-        known = await there.lookup(subject_of(first), first.text)
-    finally:
-        await there.close()
-    return f"{there.url} answers" + ("" if known else "; our events are not there yet: gavotte contracts push")
-
-
 async def dependencies(call: Call) -> list[Finding]:
     """Store and bus, each by a question whose answer changes nothing."""
     settings = call.settings
@@ -94,28 +74,3 @@ async def dependencies(call: Call) -> list[Finding]:
     except TimeoutError:
         return [Finding("store, bus", "lacks", f"no answer within {ANSWER_SECONDS_MAX:g} s", "gavotte doctor")]
     return [await tried("store", lambda: store(runtime)), await tried("bus", lambda: bus(runtime))]
-
-
-async def store(runtime: Runtime) -> str:
-    """That the store answers."""
-    events = (await runtime.store.statistics()).get("events", 0)
-    return f"{runtime.settings.store.backend} answers: {count(events, 'event')}"
-
-
-async def bus(runtime: Runtime) -> str:
-    """That the bus answers."""
-    topics = runtime.topology.topics()
-    for topic in topics:
-        await runtime.bus.read(topic, records_max=1)
-    return f"{runtime.settings.bus.backend} answers: {count(len(topics), 'topic')}"
-
-
-async def tried(name: str, question: Callable[[], Awaitable[str]]) -> Finding:
-    """A finding of what was answered, or of why there was no answer."""
-    try:
-        async with asyncio.timeout(ANSWER_SECONDS_MAX):
-            return Finding(name, "ok", await question())
-    except GavotteError as error:
-        return Finding(name, "lacks", error.message, error.hint)
-    except TimeoutError:
-        return Finding(name, "lacks", f"no answer within {ANSWER_SECONDS_MAX:g} s", "gavotte doctor")

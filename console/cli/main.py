@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -37,6 +38,14 @@ from contracts.errors import GavotteError
 EXIT_USAGE: Final = 2
 EXIT_UNAVAILABLE: Final = 5
 EXIT_INTERRUPTED: Final = 130
+HINTS: Final = {
+    errno.EMFILE: "let a process open more files: ulimit -n 1024",
+    errno.ENFILE: "this machine has too many files open: end something",
+    errno.ENOSPC: "free disk space; nothing recorded is lost",
+    errno.EDQUOT: "free disk space; nothing recorded is lost",
+    errno.EFBIG: "let a process write larger files: ulimit -f unlimited",
+    errno.ENOMEM: "free memory, or let a process use more: ulimit -v unlimited",
+}
 
 app = typer.Typer(
     name="gavotte",
@@ -103,7 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.strerror is None or "--debug" in given:
             return _unexpected(error, given)
         place = f"{error.filename}: " if error.filename else ""
-        return _explain(f"{place}{error.strerror}", "gavotte doctor; with --debug it says where", EXIT_UNAVAILABLE)
+        hint = HINTS.get(error.errno or 0, "gavotte doctor; with --debug it says where")
+        return _explain(f"{place}{error.strerror}", hint, EXIT_UNAVAILABLE)
     except Exception as error:  # noqa: BLE001  the last resort: a person never meets a traceback
         if type(error).__name__ == "NoArgsIsHelpError":  # a noun without a verb
             say(str(error))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -42,10 +44,11 @@ async def up(
     settings = call.settings.make_folders()
 
     def notice(what: str, member: Member, words: str) -> None:
-        if what == "ready":
-            put(f"{styled('ready', 'green')} {member.post.name} {member.pid} {words}".rstrip())
-        else:
-            warn(f"{member.post.name} {clipped(words, 500)}")
+        with whoever_listens():
+            if what == "ready":
+                put(f"{styled('ready', 'green')} {member.post.name} {member.pid} {words}".rstrip())
+            else:
+                warn(f"{member.post.name} {clipped(words, 500)}")
 
     enrol(settings)
     with stop_signals() as stopped:
@@ -59,12 +62,12 @@ async def up(
             for waiting in (stopping, failing, watching):
                 waiting.cancel()
             await asyncio.gather(watching, return_exceptions=True)
-            if coloured():
-                put()
-            put("stopping")
-    put("stopped")
-    if failed:
-        warn(f"{clipped(crew.failure, 500)}; look into {settings.logs}")
+            with whoever_listens():
+                put("\nstopping" if coloured() else "stopping")
+    with whoever_listens():
+        put("stopped")
+        if failed:
+            warn(f"{clipped(crew.failure, 500)}; look into {settings.logs}")
     return EXIT_FAILED if failed else 0
 
 
@@ -109,12 +112,25 @@ def scales(words: list[str]) -> dict[str, int]:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[asyncio.Event]:
-    """An event that SIGINT and SIGTERM set, instead of ending the program where it stands."""
+    """An event that Ctrl-C, SIGTERM and the loss of the terminal set, instead of ending the program where it stands."""
     loop, stopped = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as `nohup` has it
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
         loop.add_signal_handler(number, stopped.set)
     try:
         yield stopped
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in numbers:
             loop.remove_signal_handler(number)
+
+
+@contextlib.contextmanager
+def whoever_listens() -> Iterator[None]:
+    """Whoever keeps others alive goes on when nobody reads what it says: the terminal was closed, or a pipe."""
+    try:
+        yield
+    except OSError:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -320,7 +320,9 @@ def test_doctor_finds_what_is_here(cli: Cli, repo: Path) -> None:
     assert "record" not in before
     submit(cli)
     after = {found["name"]: found for found in cli("doctor", "--json").json}
-    assert after["record"]["finding"] == "1 event"
+    assert after["record"]["finding"] == "sqlite answers: 1 event"
+    assert after["bus"]["finding"].startswith("embedded answers")
+    assert (after["tasks"]["verdict"], after["tasks"]["hint"].split(",")[0]) == ("better", "gavotte up")
     assert "kill" not in after
     assert cli("kill", "--all", "--reason", "too hot").code == 0
     stopped = next(found for found in cli("doctor", "--json").json if found["name"] == "kill")
