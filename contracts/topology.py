@@ -204,6 +204,15 @@ class Topology:
         roles = [agent.role for agent in self._agents.values()]
         return tuple(sorted(topic_of(name) for name in (TASKS_PRODUCER, OPERATOR_PRODUCER, *roles)))
 
+    def letter_topics(self) -> tuple[str, ...]:
+        """The dead-letter topics of all roles."""
+        found = {
+            dead_letter_topic(topic, agent.group)
+            for agent in self._agents.values()
+            for topic in self.topics_for(agent.role)
+        }
+        return tuple(sorted(found))
+
     def producer_of_source(self, source: str) -> str:
         """The producer (and so the topic) that a `ce_source` speaks for; raises NotAllowed for a stranger."""
         kind = source.removeprefix("urn:gavotte:")

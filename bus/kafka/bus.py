@@ -40,7 +40,15 @@ class KafkaBus:
         absent = topics_of_cluster.refuse_other_counts(
             self.cluster, await self._link.metadata("the list of topics"), missing
         )
-        await topics_of_cluster.create(self._link, absent)
+        try:
+            await topics_of_cluster.create(self._link, absent)
+        except Refused as error:
+            raise Refused(
+                f"topics are missing, or hidden from {self.cluster.user or 'this client'}, and it may not make them: "
+                f"{', '.join(map(self.cluster.named, absent))}",
+                hint="gavotte topics create and gavotte acls apply, by somebody who may",
+                code=error.code,
+            ) from error
         self._known.update(missing)
 
     async def publish(self, messages: Sequence[Message]) -> None:

@@ -44,7 +44,8 @@ class Listener(logging.Handler):
         line = str(record.msg)
         if now - self._said.get(line, float("-inf")) >= REPEAT_SECONDS:
             self._said[line] = now
-            level = min(record.levelno, logging.INFO)  # what matters is raised, and said where it is caught
+            # what matters is raised, and said where it is caught
+            level = logging.INFO if record.levelno > logging.INFO else logging.DEBUG
             log.log(level, "aiokafka: %s", record.getMessage())
 
     def recent(self) -> BaseException | None:
@@ -90,6 +91,8 @@ def _refused(error: BaseException, cluster: Cluster, doing: str) -> GavotteError
             return Refused(f"Kafka refuses {doing} to {who}: no ACL allows it", hint=ACLS_HINT, code="kafka_acl")
         case errors.ClusterAuthorizationFailedError():
             return Refused(f"Kafka refuses {doing} to {who}: that takes rights on the cluster", code="kafka_acl")
+        case errors.SecurityDisabled():
+            return Refused(f"these brokers know no rights: {doing}", hint="authorizer.class.name is not set there")
         case errors.UnknownTopicOrPartitionError():
             return Unavailable(f"a topic for {doing} is missing in Kafka", hint=TOPICS_HINT, code="kafka_topic")
         case errors.MessageSizeTooLargeError() | errors.RecordListTooLargeError():

@@ -80,12 +80,18 @@ class Membership:
 
     async def start(self) -> None:
         """Begin; raises a GavotteError if the group cannot be reached or read."""
-        topics: list[tuple[str, list[int]]] = []
-        answer = await self._ask(wire.OFFSET_FETCH, topics)
-        if answer["error"] not in MOVING | {Code.DONE}:
+        try:
+            await self._introduce()
+        except BaseException:
             await self._link.drop()
-            raise faults.of_code(answer["error"], self._cluster, f"group {self.group}")
+            raise
         self._tasks = [asyncio.create_task(self._guard(loop)) for loop in (self._keep(), self._beat())]
+
+    async def _introduce(self) -> None:
+        """Whether the group can be found, and is ours to read."""
+        answer = await self._ask(wire.OFFSET_FETCH, [])
+        if answer["error"] not in MOVING | {Code.DONE}:
+            raise faults.of_code(answer["error"], self._cluster, f"group {self.group}")
 
     def polled(self) -> None:
         """The application fetches: it is alive."""

@@ -26,8 +26,10 @@ from console.cli import (
     model_server,
     processes,
     projects,
+    store,
     submit,
     tasks,
+    topics,
     watch,
 )
 from console.cli.call import Config, Data, Debug
@@ -87,6 +89,8 @@ for room in (
     projects,
     letters,
     contracts,
+    topics,
+    store,
     config,
     machine,
     audit,
