@@ -258,7 +258,8 @@ class Inbox:
             c = c._replace(published=0, emitted_from=emitted[0].position, emitted_upto=emitted[-1].position)
         else:
             c = c._replace(published=1, emitted_from=None, emitted_upto=None)
-        c = c._replace(attempt=request.attempt or c.attempt or 0)
+        starts = 0 if status == "retry" else c.starts  # whoever lived to put it aside has not died of it
+        c = c._replace(attempt=request.attempt or c.attempt or 0, starts=starts)
         await self._close(tx, d, c, status, reason=request.reason, reason_code=request.reason_code, due_us=due_us)
         return Committed("recorded", tuple(emitted))
 

@@ -90,7 +90,8 @@ class Asker:
             try:
                 return await self._tried(question, key, route, why)
             except Failure as failure:
-                log.warning("%s: %s: %s: %s", question.role, route, failure.kind, failure)
+                level = logging.INFO if failure.kind == "resting" else logging.WARNING
+                log.log(level, "%s: %s: %s: %s", question.role, route, failure.kind, failure)
                 failures.append((route, failure))
         raise nobody_answers(question, failures, without or set())
 

@@ -179,6 +179,16 @@ async def test_forgiving_takes_back_a_start_and_lets_go(world: World) -> None:
     assert await world.store.leases("two") == {("planning", submission.envelope.task_id): taken.token}
 
 
+async def test_a_start_that_was_put_aside_in_order_was_not_in_vain(world: World) -> None:
+    event = await world.submit()
+    for attempt in range(9):  # as often as a model is down
+        delivery, started = await world.begin("planning", event)
+        assert (started.status, started.starts) == ("started", 1)
+        later = Commit(delivery, status="retry", due_us=world.clock.now_us, attempt=attempt + 1, reason="it is down")
+        assert (await world.store.commit(later)).status == "recorded"
+        world.clock.advance(1)
+
+
 async def test_starts_count_until_the_journal_grows(world: World) -> None:
     submission = await world.submit()
     starts = []
