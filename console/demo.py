@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 FOLDER: Final = ".demo"
 MARKER: Final = ".gavotte-demo"
+SCHEMA: Final = "gavotte_demo"
 SAMPLE: Final = Path("sample", "moneybag")
 TITLE: Final = "split() loses a cent: 100.00 / 3 = 99.99"
 DESCRIPTION: Final = (
@@ -55,17 +56,20 @@ class Proof:
     faults: tuple[str, ...]
 
 
-async def run(folder: Path, *, yes: bool = False, bus: str = "embedded") -> int:
+async def run(folder: Path, *, yes: bool = False, bus: str = "embedded", store: str = "sqlite") -> int:
     """Build the sample, start the four, submit, watch, ask, prove. Exit code 0 only if all of it was observed."""
     from agents.settings import load_settings
     from agents.wiring import open_runtime
     from console.acts import enrol
     from console.supervise import Crew, posts
 
-    environ = environment(bus)
+    environ = environment(bus, store)
     prepare_folder(folder)
     repository = build_sample(folder)
     settings = load_settings(data=folder, environ=environ)
+    if store == "postgres":
+        environ["GAVOTTE_STORE__URL"] = await own_schema(settings)
+        settings = load_settings(data=folder, environ=environ)
     await put_header(settings, folder)
     enrol(settings)
     began = time.monotonic()
@@ -84,14 +88,28 @@ async def run(folder: Path, *, yes: bool = False, bus: str = "embedded") -> int:
     return put_end(folder, seen, proof)
 
 
-def environment(bus: str) -> dict[str, str]:
-    """Nobody's settings but, for a bus on a broker, where and as whom: its topics are this demo's own."""
-    kept = "GAVOTTE_BUS__" if bus == "kafka" else "-"
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("GAVOTTE_") or kept in name}
+def environment(bus: str, store: str) -> dict[str, str]:
+    """Nobody's settings but, for servers, where they are and as whom to ask: topics and tables are this demo's own."""
+    kept = (*(["GAVOTTE_BUS__"] if bus == "kafka" else ()), *(["GAVOTTE_STORE__"] if store == "postgres" else ()))
+    inherited = os.environ.items()
+    environ = {name: value for name, value in inherited if not name.startswith("GAVOTTE_") or name.startswith(kept)}
     if bus == "kafka":
         prefix = environ.get("GAVOTTE_BUS__PREFIX", "")
         environ |= {"GAVOTTE_BUS__BACKEND": bus, "GAVOTTE_BUS__PREFIX": f"{prefix}demo-{secrets.token_hex(3)}."}
+    if store == "postgres":
+        environ["GAVOTTE_STORE__BACKEND"] = store
     return environ
+
+
+async def own_schema(settings: Settings) -> str:
+    """The address of tables that are the demo's alone, empty; as with its folder, the next demo starts over."""
+    from agents.record import postgres_url
+    from state_store.postgres.migrations import start_over
+
+    url = await start_over(postgres_url(settings, owner=True), SCHEMA)
+    file = settings.data / "gavotte.toml"
+    file.write_text(f'{file.read_text()}\n[store]\nbackend = "postgres"\nurl = "{url}"\n')  # for who looks later
+    return url
 
 
 def prepare_folder(folder: Path) -> None:

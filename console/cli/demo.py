@@ -22,8 +22,12 @@ async def demo(
         Literal["embedded", "kafka"],
         typer.Option("--bus", help="Through a file, or through the brokers that GAVOTTE_BUS__SERVERS names."),
     ] = "embedded",
+    store: Annotated[
+        Literal["sqlite", "postgres"],
+        typer.Option("--store", help="In a file, or in a schema of its own in the database of GAVOTTE_STORE__URL."),
+    ] = "sqlite",
 ) -> int:
     """Watch the dance on a bundled sample: four processes fix, review and deploy it in ./.demo; no key, no AI."""
     from console.demo import FOLDER, run
 
-    return await run(call.data or Path(FOLDER), yes=yes, bus=bus)
+    return await run(call.data or Path(FOLDER), yes=yes, bus=bus, store=store)

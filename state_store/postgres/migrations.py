@@ -9,11 +9,12 @@ import time
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import asyncpg
 
 from contracts.errors import GavotteError, Refused
-from state_store.postgres.connections import CONNECT_SECONDS, explained
+from state_store.postgres.connections import CONNECT_SECONDS, explained, shown
 
 LOCK: Final = 0x6761766F747465_03
 """The advisory lock of whoever migrates."""
@@ -49,8 +50,6 @@ def known() -> list[Migration]:
 
 async def connect(url: str) -> Any:
     """A plain connection for what the owner does. Raises Unavailable, Refused or Usage."""
-    from state_store.postgres.connections import shown
-
     try:
         return await asyncpg.connect(url, timeout=CONNECT_SECONDS, server_settings={"lock_timeout": "30s"})
     except Exception as error:
@@ -59,8 +58,6 @@ async def connect(url: str) -> Any:
 
 async def migrate(url: str) -> list[Migration]:
     """Run the scripts that this database has not seen, each in its transaction; those that were run."""
-    from state_store.postgres.connections import shown
-
     connection, done = await connect(url), []
     try:
         await connection.execute("SELECT pg_advisory_lock($1)", LOCK)
@@ -78,6 +75,20 @@ async def migrate(url: str) -> list[Migration]:
     finally:
         await asyncio.shield(connection.close(timeout=5))
     return done
+
+
+async def start_over(url: str, schema: str) -> str:
+    """An empty schema of this name with all tables, whatever was in it before; the address that leads into it."""
+    connection = await connect(url)
+    try:
+        await connection.execute(f'DROP SCHEMA IF EXISTS "{schema}" CASCADE; CREATE SCHEMA "{schema}"')
+    except Exception as error:
+        raise explained(error, shown(url)) from error
+    finally:
+        await connection.close(timeout=5)
+    inside = f"{url}{'&' if urlsplit(url).query else '?'}search_path={schema}"
+    await migrate(inside)
+    return inside
 
 
 async def _run(connection: Any, migration: Migration) -> None:
