@@ -96,7 +96,7 @@ class Sight:
 
 
 async def look(store: Readable, living: Collection[str] | None, now_us: int) -> Sight:
-    """All turns and alarms. `living` are the names of all live agent processes (`coding-4711`), None if not known."""
+    """All turns and alarms. `living` are the names of all live agent processes (`coding-host-4711`), None if not known."""
     turns = {row.state.task_id: turn_of(row.state) for row in await store.tasks(TaskFilter(OPEN, limit=TASKS_MAX))}
     kills = [kill for kill in await store.kills() if not kill.lifted]
     inbox: dict[str, list[InboxRow]] = {task_id: [] for task_id in turns}
@@ -151,8 +151,8 @@ def covers(kill: Kill, task_id: str, role: str) -> bool:
 
 
 def roles_of(living: Iterable[str]) -> set[str]:
-    """The roles of live processes, from their names."""
-    return {name.rpartition("-")[0] for name in living if "-" in name}
+    """The roles of live processes, from their names: a role, then the machine or the place in a crew, then the pid."""
+    return {name.partition("-")[0] for name in living}
 
 
 def _overdue(turn: Turn, now_us: int) -> list[Alarm]:

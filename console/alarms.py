@@ -24,7 +24,7 @@ async def sight(runtime: Runtime) -> Sight:
     from contracts import ids
     from dlq_tools.letters import letters, newest
 
-    seen = await look(runtime.store, living_agents(runtime.settings.run), ids.now_us())
+    seen = await look(runtime.store, living_agents(runtime.settings), ids.now_us())
     known = {(alarm.role, alarm.event_id) for alarm in seen.alarms if alarm.kind == "letter"}
     rows = {(row.role, row.event_id) for row in await runtime.store.inbox(statuses=("dead",), limit=10_000)}
     unread = [

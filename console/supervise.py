@@ -287,13 +287,19 @@ def last_words(path: Path) -> str:
     return ""
 
 
-def living_agents(run_folder: Path) -> list[str]:
-    """The names of the agent processes that are alive on this data folder: `coding-4711`."""
-    from embedded.liveness import living
-
-    return [name for name in living(run_folder) if "-" in name] if run_folder.is_dir() else []
+def living_agents(settings: Settings) -> list[str] | None:
+    """The names of all live agent processes, `coding-host-4711`; None where they may run on machines we do not see."""
+    return _living(settings.run) if settings.store.backend == "sqlite" else None
 
 
 def living_roles(run_folder: Path) -> set[str]:
     """The roles of which an agent process is alive on this data folder."""
-    return {name.rpartition("-")[0] for name in living_agents(run_folder)}
+    from agents.watch import roles_of
+
+    return roles_of(_living(run_folder))
+
+
+def _living(run_folder: Path) -> list[str]:
+    from embedded.liveness import living
+
+    return [name for name in living(run_folder) if "-" in name] if run_folder.is_dir() else []

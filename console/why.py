@@ -34,9 +34,9 @@ class Why:
 
 
 def explain(
-    state: TaskState, inbox: Sequence[InboxRow], kills: Sequence[Kill], living: Sequence[str], now_us: int
+    state: TaskState, inbox: Sequence[InboxRow], kills: Sequence[Kill], living: Sequence[str] | None, now_us: int
 ) -> Why:
-    """All that is known about the wait. `living` are the names of the agent processes alive on this machine."""
+    """All that is known about the wait. `living` are the names of all live agent processes, None if not known."""
     turn = turn_of(state)
     role = turn.role
     sentences, commands = _standing(state, turn)

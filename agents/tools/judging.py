@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
+from pathlib import PurePosixPath
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -90,9 +91,14 @@ def imports_fail(report: TestReport) -> bool:
     return bool(report.missing_modules) and (not report.report_found or bool(report.uncollected))
 
 
-def prepare_line(path: str) -> str:
-    """The command that gives a project an environment in which its tests can be imported."""
-    return f'gavotte project add {shlex.quote(path)} --prepare "pip install -e . pytest"'
+def prepare_line(path: str, missing: Iterable[str] = (), files: Iterable[str] = ()) -> str:
+    """The command that gives a project an environment in which its tests can be imported.
+
+    `missing` are the imports that were not found; those that the project's own `files` hold come with `-e .`.
+    """
+    own = {part.removesuffix(".py") for file in files for part in PurePosixPath(file).parts}
+    others = sorted(set(missing) - own - {"pytest"})
+    return f'gavotte project add {shlex.quote(path)} --prepare "{" ".join(["pip install -e . pytest", *others])}"'
 
 
 def _all_green(report: TestReport, when: str) -> list[Problem]:

@@ -91,7 +91,7 @@ class PlanningTools(Toolbox):
             return found
         lacks_packages = imports_fail(report)
         hint = (
-            prepare_line(project.path)
+            prepare_line(project.path, report.missing_modules, names)
             if lacks_packages
             else f"gavotte project add {shlex.quote(project.path)} --test COMMAND"
         )

@@ -63,7 +63,7 @@ async def why(call: Call, task: TaskId, json: Json = False) -> None:
     state = await _state(runtime, task_id)
     inbox = await runtime.store.inbox(task_id=task_id)
     kills = await runtime.store.kills()
-    found = explain(state, inbox, kills, living_agents(call.settings.run), ids.now_us())
+    found = explain(state, inbox, kills, living_agents(call.settings), ids.now_us())
     if json:
         put_json(asdict(found))
         return

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from console.supervise import living_roles
 from tests.acceptance.commands import FIX, Person, repository, until
 from tests.acceptance.crew import ROLES, Crew, judge
 
@@ -44,6 +45,7 @@ def test_an_alarm_names_the_role_that_is_missing_and_is_over_once_it_runs(ann: P
     with ann.starts("alarms", "--follow", "--every", "0.2", "--json"):
         until(lambda: '"raised"' in ann.heard())
         with Crew(ann, roles=("planning",)):
+            until(lambda: living_roles(ann.data / "run") == {"planning"})
             until(lambda: '"over"' in ann.heard())
             until(lambda: '"coding"' in ann.heard())
     told = [json.loads(line) for line in ann.heard().splitlines()]

@@ -22,3 +22,9 @@ def test_the_way_forward_survives_a_long_output() -> None:
 
 def test_a_path_with_spaces_can_be_pasted() -> None:
     assert prepare_line("/srv/my app") == ("gavotte project add '/srv/my app' --prepare \"pip install -e . pytest\"")
+
+
+def test_imports_that_were_not_found_are_named_but_for_the_projects_own() -> None:
+    files = ["src/shop/__init__.py", "tests/test_shop.py", "tools.py"]
+    line = prepare_line("/p", ["freezegun", "shop", "tools", "pytest"], files)
+    assert line == 'gavotte project add /p --prepare "pip install -e . pytest freezegun"'

@@ -14,7 +14,7 @@ from state_store.fold import Approval, Pause, TaskState
 from state_store.port import InboxRow, Kill, Spent, TaskFilter, TaskRow
 
 NOW_US = 1_800_000_000_000_000
-LIVING = ("planning-1", "coding-2", "review-3", "deploy-4", "coding-2.5")
+LIVING = ("planning-my-host-1", "coding-2", "review-my-host-3", "deploy-my-host-4", "coding-second-5")
 ROW = InboxRow(
     role="coding",
     event_id="e1",
