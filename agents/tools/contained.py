@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import time
 from dataclasses import dataclass, field
 from io import FileIO
@@ -132,11 +133,11 @@ class Run:
         """No process is left afterwards. In a PID namespace a kill is enough; on the host the steward ends the others."""
         life_write.close()
         if process.returncode is None and self.config["pid_namespace"]:
-            process.kill()
+            _kill(process)
         try:
             await asyncio.wait_for(process.wait(), GRACE_SECONDS)
         except TimeoutError:
-            process.kill()
+            _kill(process)
             await process.wait()
         _, late = await asyncio.wait(listening, timeout=2.0)
         for task in late:
@@ -205,6 +206,12 @@ class Run:
         if "excess" in left.status:
             raise refusal(str(left.status["excess"]), hint=SMALLER)
         return left
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """End it; by its number, for `process.kill` would reap it behind asyncio's back."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGKILL)
 
 
 class _Output:

@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(app(given, prog_name="gavotte", standalone_mode=False) or 0)
     except GavotteError as error:
         return _explain(error.message, error.hint, error.exit_code)
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):  # a command that has begun has its own way to end
         return _explain("aborted", "", EXIT_INTERRUPTED)
     except OSError as error:
         if error.strerror is None or "--debug" in given:

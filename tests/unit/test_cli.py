@@ -366,3 +366,12 @@ def test_an_unexpected_error_is_one_line_and_a_file(cli: Cli, monkeypatch: pytes
     log = next(tmp_path.glob("gavotte-error-*.log"))
     assert str(log) in done.err
     assert "Traceback" in log.read_text()
+
+
+def test_ctrl_c_before_the_command_begins_is_no_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("typer.main.get_command", interrupted)
+    said = cli("tasks")
+    assert (said.code, said.err) == (130, "error: aborted\n")
