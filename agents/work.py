@@ -64,6 +64,7 @@ class Work:
             basis=claim.basis,
             kill_seq=claim.kill_seq,
             holder=holder,
+            seen=claim.seen,
         )
 
     def interrupt(self, error: GavotteError) -> None:

@@ -43,7 +43,7 @@ class Gathering(Generic[A, R]):
         answers: Sequence[R | BaseException]
         try:
             answers = await self._answer([call for call, _ in waiting])
-        except BaseException as error:  # noqa: BLE001  # whatever it is, those who wait must hear of it
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # whatever it is, those who wait must hear of it
             answers = [error] * len(waiting)
         for (_, future), answer in zip(waiting, answers, strict=True):
             if future.done():

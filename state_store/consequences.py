@@ -135,13 +135,12 @@ async def _follow(tx: Transaction, head: Head, event: Event, now_us: int) -> Non
 
 
 async def _end(tx: Transaction, event: Event, now_us: int) -> None:
-    await tx.run(
-        "close_open",
-        {
-            "task_id": event.task_id,
-            "roles": _CORE_ROLES_JSON,
-            "reason": f"the task ended with {event.type}",
-            "now_us": now_us,
-        },
-    )
-    await tx.run("drop_leases", {"task_id": event.task_id, "roles": _CORE_ROLES_JSON})
+    values = ended(event.task_id, event.type, now_us)
+    await tx.run("close_open", values)
+    await tx.run("drop_leases", values)
+
+
+def ended(task_id: str, type_: str, now_us: int) -> dict[str, Any]:
+    """What `close_open` and `drop_leases` are told when an event of this type ends a task."""
+    reason = f"the task ended with {type_}"
+    return {"task_id": task_id, "roles": _CORE_ROLES_JSON, "reason": reason, "now_us": now_us}

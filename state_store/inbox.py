@@ -233,7 +233,7 @@ class Inbox:
             reason = await leases.kill_reason(tx, c.killed_by or 0)
             await self._close(tx, d, c, "parked", reason=reason, reason_code="killed")
             return Committed("killed", detail=reason)
-        states, refusal = _judge(head, d, request.emitted)
+        states, refusal = judge(head, d, request.emitted)
         if not refusal and head.state.ended and d.role in CORE_ROLES and request.status != "done":
             refusal = f"the task has ended: {head.state.step}"
         if refusal:
@@ -370,7 +370,7 @@ def _newly_killed(c: Context, d: Delivery) -> bool:
     return c.killed_by is not None and c.killed_by > d.kill_seq
 
 
-def _judge(head: Head, d: Delivery, emitted: Sequence[Encoded]) -> tuple[list[TaskState], str]:
+def judge(head: Head, d: Delivery, emitted: Sequence[Encoded]) -> tuple[list[TaskState], str]:
     """The states after each emitted event on the head, and why one is refused, or nothing."""
     if not emitted:
         return [], ""

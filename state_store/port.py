@@ -116,6 +116,8 @@ class Claim:
     """Reason of an active kill that covers this delivery, or empty."""
     detail: str = ""
     """Why it is waiting or closed, in words."""
+    seen: Any = field(default=None, compare=False, repr=False)
+    """The backend's own note of what it saw, to be handed back in the Delivery; None says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,8 @@ class Delivery:
     kill_seq: int = 0
     token: int = 0
     holder: str = ""
+    seen: Any = field(default=None, compare=False, repr=False)
+    """The claim's `seen`: with it a backend may commit without looking again at what has not changed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,3 +30,5 @@ SCHEMA: Final = _read("schema.sql")
 """Creates the store's tables; idempotent."""
 
 SQL: Final = {name: statement for name, _, statement in named(_read("queries.sql"))}
+
+ORDINARY: Final = {name: statement for name, _, statement in named(_read("ordinary.sql"))}

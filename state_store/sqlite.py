@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,14 +15,16 @@ from contracts.codec import Codec
 from contracts.errors import Corrupt, Unavailable
 from contracts.topology import Topology
 from embedded.file import Database
-from state_store import audit
+from embedded.gathering import Gathering
+from state_store import audit, ordinary
 from state_store.bodies import Bodies
-from state_store.port import Ends
+from state_store.port import Claim, Commit, Committed, Encoded, Ends, Recorded
 from state_store.queries import SCHEMA, SQL
-from state_store.store import Rules, Store
+from state_store.store import Asked, Rules, Store
 from state_store.transaction import Clash, Row, Values, at_once
 
 T = TypeVar("T")
+Connection = sqlite3.Connection
 
 
 class SqliteTransaction:
@@ -78,6 +82,9 @@ class SqliteStore(Store):
         super().__init__(codec, Bodies(bodies), is_alive, topology)
         self._database = database
         self._clock = clock
+        self._appends = Gathering(self._append_all)
+        self._claims = Gathering(self._claim_all)
+        self._commits = Gathering(self._commit_all)
 
     async def _read(self, rules: Rules[T]) -> T:
         return await self._database.read(lambda conn: at_once(rules(SqliteTransaction(conn, self._clock))))
@@ -85,7 +92,65 @@ class SqliteStore(Store):
     async def _change(self, rules: Rules[T], tasks: Sequence[str], *, alone: bool, repeatable: bool) -> T:
         """Every transaction of the file is alone in it."""
         del tasks, alone, repeatable
-        return await self._database.write(lambda conn: at_once(rules(SqliteTransaction(conn, self._clock))))
+        return await self._in_file(lambda conn: at_once(rules(SqliteTransaction(conn, self._clock))))
+
+    async def _in_file(self, change: Callable[[Connection], T]) -> T:
+        return await self._database.write(change)
+
+    # -- many at once: the ordinary ones together, all others by the rules -------------------------------------------
+
+    async def _append(self, events: Sequence[Encoded], expected_sequence: int | None) -> list[Recorded]:
+        if expected_sequence is None and all(map(ordinary.begins_task, events)):
+            return await self._appends(events)
+        return await super()._append(events, expected_sequence)
+
+    async def _append_all(self, calls: Sequence[Sequence[Encoded]]) -> Sequence[list[Recorded] | BaseException]:
+        now_us, events = self._clock(), [encoded for call in calls for encoded in call]
+        made = [ordinary.first_row(encoded, now_us) for encoded in events]
+        try:
+            recorded = iter(await self._in_file(lambda conn: ordinary.write_first(conn, events, made, now_us)))
+        except Clash:
+            by_the_rules = super()._append
+            return await asyncio.gather(*(by_the_rules(call, None) for call in calls), return_exceptions=True)
+        return [list(islice(recorded, len(call))) for call in calls]
+
+    async def _claim(self, asked: Asked) -> Claim:
+        return await self._claims(asked)
+
+    async def _claim_all(self, calls: Sequence[Asked]) -> Sequence[Claim | BaseException]:
+        return await self._database.read(lambda conn: self._answers(conn, calls))
+
+    def _answers(self, conn: Connection, calls: Sequence[Asked]) -> Sequence[Claim | BaseException]:
+        role = calls[0].role
+        plain = [call.role == role and call.inbox_id is None and call.event is not None for call in calls]
+        found = ordinary.claims(conn, role, [call.envelope.id for call, own in zip(calls, plain, strict=True) if own])
+        tx = SqliteTransaction(conn, self._clock)
+        answers: list[Claim | BaseException] = []
+        for call, own in zip(calls, plain, strict=True):
+            claim = found.get(call.envelope.id) if own else None
+            try:
+                answers.append(claim or at_once(self._inbox.claim(tx, *call)))
+            except Exception as error:  # noqa: BLE001  # it is that caller's alone
+                answers.append(error)
+        return answers
+
+    async def _commit(self, request: Commit) -> Committed:
+        return await self._commits(request)
+
+    async def _commit_all(self, calls: Sequence[Commit]) -> Sequence[Committed | BaseException]:
+        now_us, role = self._clock(), calls[0].delivery.role
+        drafts = [ordinary.draft(call, now_us) if call.delivery.role == role else None for call in calls]
+        together = [draft for draft in drafts if draft is not None]
+        written: Iterator[Committed] = iter(())
+        if together:
+            try:
+                written = iter(await self._in_file(lambda conn: ordinary.write(conn, together, now_us)))
+            except Clash:
+                drafts = [None] * len(calls)
+        by_the_rules = super()._commit
+        rest = [by_the_rules(call) for call, draft in zip(calls, drafts, strict=True) if draft is None]
+        judged = iter(await asyncio.gather(*rest, return_exceptions=True))
+        return [next(judged) if draft is None else next(written) for draft in drafts]
 
     async def close(self) -> None:
         """Nothing is held here: the database is closed by who opened it."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from contracts import ids
 from contracts.codec import Codec
@@ -58,6 +58,16 @@ _OF_ALL: Final = frozenset({"KillRaised", "KillLifted"})
 """What touches the deliveries of other tasks too."""
 
 
+class Asked(NamedTuple):
+    """A question to the inbox, as `claim` has it."""
+
+    role: str
+    event: Encoded | None
+    envelope: Envelope
+    inbox_id: str | None
+    holder: str
+
+
 class Store(ABC):
     """`StateStore` for any backend that runs transactions.
 
@@ -95,20 +105,39 @@ class Store(ABC):
     async def _write(
         self, name: str, rules: Rules[T], tasks: Sequence[str] = (), *, alone: bool = False, repeatable: bool = True
     ) -> T:
+        return await self._pass(name, self._change(rules, tasks, alone=alone, repeatable=repeatable))
+
+    async def _pass(self, name: str, change: Awaitable[T]) -> T:
         crashpoint(f"store.{name}.before")
-        result = await self._change(rules, tasks, alone=alone, repeatable=repeatable)
+        result = await change
         crashpoint(f"store.{name}.after")
         return result
+
+    # what a backend may do for many callers at once, in its own way
+
+    async def _append(self, events: Sequence[Encoded], expected_sequence: int | None) -> list[Recorded]:
+        return await self._change(
+            lambda tx: append(tx, self._streams, events, expected_sequence, tx.now_us()),
+            [encoded.event.task_id for encoded in events],
+            alone=_touch_others(events),
+            repeatable=True,
+        )
+
+    async def _claim(self, asked: Asked) -> Claim:
+        return await self._read(lambda tx: self._inbox.claim(tx, *asked))
+
+    async def _commit(self, request: Commit) -> Committed:
+        return await self._change(
+            lambda tx: self._inbox.commit(tx, request),
+            [request.delivery.task_id],
+            alone=_touch_others([request.consumed, *request.emitted]),
+            repeatable=True,
+        )
 
     # -- events ------------------------------------------------------------------------------------------------------
 
     async def append(self, events: Sequence[Encoded], *, expected_sequence: int | None = None) -> list[Recorded]:
-        return await self._write(
-            "append",
-            lambda tx: append(tx, self._streams, events, expected_sequence, tx.now_us()),
-            [encoded.event.task_id for encoded in events],
-            alone=_touch_others(events),
-        )
+        return await self._pass("append", self._append(events, expected_sequence))
 
     async def stream(self, task_id: str, *, upto: int | None = None) -> list[Recorded]:
         return await self._read(lambda tx: self._streams.read(tx, task_id, upto))
@@ -133,7 +162,7 @@ class Store(ABC):
     async def claim(
         self, role: str, event: Encoded | None, envelope: Envelope, *, inbox_id: str | None = None, holder: str = ""
     ) -> Claim:
-        return await self._read(lambda tx: self._inbox.claim(tx, role, event, envelope, inbox_id, holder))
+        return await self._claim(Asked(role, event, envelope, inbox_id, holder))
 
     async def start(self, delivery: Delivery, consumed: Encoded | None, *, waiting: bool = False) -> Started:
         return await self._write(
@@ -144,12 +173,7 @@ class Store(ABC):
         )
 
     async def commit(self, request: Commit) -> Committed:
-        return await self._write(
-            "commit",
-            lambda tx: self._inbox.commit(tx, request),
-            [request.delivery.task_id],
-            alone=_touch_others([request.consumed, *request.emitted]),
-        )
+        return await self._pass("commit", self._commit(request))
 
     async def published(self, role: str, inbox_ids: Sequence[str]) -> None:
         if inbox_ids:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 from contracts.codec import Codec
 from contracts.envelope import Event
@@ -92,20 +93,23 @@ class Streams:
 
     async def append(self, tx: Transaction, head: Head, encoded: Encoded, state: TaskState, now_us: int) -> Recorded:
         """Write one event after the head, which moves on to `state`."""
-        envelope, value = encoded.event.envelope, encoded.value
-        prev_hash, sequence = head.hash, head.sequence + 1
-        hash_ = chained_hash(prev_hash, envelope, sequence, now_us, value)
-        e = envelope
-        row = (
-            *(e.id, e.task_id, sequence, e.type, e.version, e.source, e.correlation_id, e.causation_id, e.time_us),
-            *(e.traceparent, e.tracestate, e.tenant, e.trust, now_us, prev_hash, hash_, value),
-        )
+        e, prev_hash = encoded.event.envelope, head.hash
         try:
-            position = await tx.insert("event_insert", row)
+            position = await tx.insert("event_insert", next_row(head, encoded, state, now_us))
         except Clash as error:
             raise Conflict(f"{e.type} {e.id} of task {e.task_id} cannot be recorded: {error}") from error
-        head.sequence, head.hash, head.state = sequence, hash_, state
-        return Recorded(envelope, value, sequence, position, now_us, prev_hash, hash_)
+        return Recorded(e, encoded.value, head.sequence, position, now_us, prev_hash, head.hash)
+
+
+def next_row(head: Head, encoded: Encoded, state: TaskState, now_us: int) -> tuple[Any, ...]:
+    """The row of an event after the head, which moves on to `state`."""
+    e, prev_hash, sequence = encoded.event.envelope, head.hash, head.sequence + 1
+    hash_ = chained_hash(prev_hash, e, sequence, now_us, encoded.value)
+    head.sequence, head.hash, head.state = sequence, hash_, state
+    return (
+        *(e.id, e.task_id, sequence, e.type, e.version, e.source, e.correlation_id, e.causation_id, e.time_us),
+        *(e.traceparent, e.tracestate, e.tenant, e.trust, now_us, prev_hash, hash_, encoded.value),
+    )
 
 
 def next_state(head: Head, event: Event) -> TaskState:

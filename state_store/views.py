@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 from contracts.errors import NotFound, Usage
 from contracts.ids import SYSTEM_TASK
@@ -20,8 +21,15 @@ async def save(tx: Transaction, head: Head, now_us: int) -> None:
     """Write the row of the task at its head; the stream of the system has none."""
     if head.task_id == SYSTEM_TASK:
         return
+    row = view_row(head, now_us)
+    if await tx.run("view_update", row) == 0:
+        await tx.run("view_insert", row)
+
+
+def view_row(head: Head, now_us: int) -> dict[str, Any]:
+    """What a view says of a task at its head."""
     state = head.state
-    row = {
+    return {
         "task_id": head.task_id,
         "sequence": head.sequence,
         "head_hash": head.hash,
@@ -34,8 +42,6 @@ async def save(tx: Transaction, head: Head, now_us: int) -> None:
         "updated_at_us": now_us,
         "state": state.model_dump_json(),
     }
-    if await tx.run("view_update", row) == 0:
-        await tx.run("view_insert", row)
 
 
 async def drop(tx: Transaction) -> None:

@@ -236,7 +236,15 @@ class BlindToKills(Runner):
 
 
 LOSSY: Final = {"undelivered": 0.5}
-AWAY: Final = {"freezes": 0.9, "workers": 2}
+AWAY: Final = {
+    "freezes": 0.9,
+    "workers": 2,
+    "tasks": 10,
+    "trouble_seconds": 60.0,
+    "operator": 0.0,
+    "kills": 0.0,
+    "tight_budget": 0.0,
+}
 
 VARIANTS: Final[dict[str, Parts]] = {
     "publish_before_commit": Parts(patches=patched((Worker, "record", publish_before_commit)), faults=CRASHES),
@@ -244,11 +252,11 @@ VARIANTS: Final[dict[str, Parts]] = {
     "no_sweep": Parts(runner=SweepsNothing, faults=LOSSY),
     "publish_failure_dropped": Parts(patches=patched((Worker, "publish", publish_once)), faults={"publish_fails": 0.5}),
     "effect_key_by_attempt": Parts(tools=KeysByAttempt, faults=CRASHES | {"tasks": 3, "operator": 0.0, "kills": 0.0}),
-    "effect_without_ledger": Parts(tools=ActsWithoutLedger, faults=CRASHES),
+    "effect_without_ledger": Parts(tools=ActsWithoutLedger, faults={"crash_steps": 100, "tasks": 12}),
     "no_inbox": Parts(store=NoInbox, faults={"duplicates": 0.5}),
     "pause_finishes": Parts(store=PauseFinishes, faults={"tight_budget": 1.0}),
     "head_not_judged": Parts(
-        patches=patched((inbox_module, "_judge", judged_on_the_basis)), faults={"leaps": 0.9, "operator": 0.9}
+        patches=patched((inbox_module, "judge", judged_on_the_basis)), faults={"leaps": 0.9, "operator": 0.9}
     ),
     "commit_not_fenced": Parts(patches=patched((inbox_module.Inbox, "_fenced", no_fence)), faults=AWAY),
     "intent_not_fenced": Parts(patches=patched((Leases, "check", any_token)), faults=AWAY),

@@ -1,0 +1,179 @@
+"""The ordinary case, for many deliveries at once: the event is recorded, nobody else is at work, nothing stands open.
+
+The rules (`state_store.inbox`) judge one delivery by some ten statements, and most deliveries give them nothing to judge.
+Those are found here by one query. What follows from them is prepared outside of any transaction, since it depends on
+nothing but what was seen: states, hashes, rows. The transaction only writes, a few statements for all, into places that
+must be free: the next sequence of the task, the delivery's row. Where anything came between, a place is taken, nothing
+is written, and the rules judge each delivery apart. For SQLite, whose transactions are alone in their file.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from contracts.events import TERMINAL_TYPES
+from contracts.ids import SYSTEM_TASK
+from state_store import inbox
+from state_store.audit import GENESIS
+from state_store.consequences import CORE_ROLES, ended
+from state_store.fold import FOLD_VERSION, TaskState, evolve
+from state_store.port import Claim, Commit, Committed, Encoded, Recorded
+from state_store.queries import ORDINARY, SQL
+from state_store.streams import Head, next_row
+from state_store.transaction import Clash
+from state_store.views import view_row
+
+
+class Sight(NamedTuple):
+    """What a claim saw: the consumed event's type and place, and the end of its task."""
+
+    type: str
+    sequence: int
+    head: Head
+
+
+@dataclass(slots=True)
+class Draft:
+    """A commit, prepared: what it writes, but for the positions that its events will get."""
+
+    request: Commit
+    sight: Sight
+    head: Head
+    """The end of the task when all is written."""
+    rows: list[tuple[Any, ...]]
+    ends: str
+    """The type of the event that ends the task, or empty."""
+
+
+def claims(conn: sqlite3.Connection, role: str, event_ids: Sequence[str]) -> dict[str, Claim]:
+    """event id -> claim, of those that are free without a question."""
+    keys = {"role": role, "events": json.dumps(event_ids), "fold_version": FOLD_VERSION}
+    found = {}
+    for event_id, sequence, type_, task_id, head_sequence, head_hash, text, kill_seq in conn.execute(
+        ORDINARY["ready"], keys
+    ):
+        state = TaskState.model_validate_json(text)
+        if state.ended and role in CORE_ROLES:
+            continue
+        sight = Sight(type_, sequence, Head(task_id, head_sequence, head_hash, state))
+        found[event_id] = Claim(
+            "free", state=state, basis=head_sequence, sequence=sequence, kill_seq=kill_seq, seen=sight
+        )
+    return found
+
+
+def draft(request: Commit, now_us: int) -> Draft | None:
+    """The commit prepared, or None where the rules are to judge it."""
+    d, sight = request.delivery, request.delivery.seen
+    if not isinstance(sight, Sight) or request.status != "done" or request.consumed is not None:
+        return None
+    if d.token or d.event_id != d.cause_id or d.task_id != sight.head.task_id:
+        return None
+    states, refusal = inbox.judge(sight.head, d, request.emitted)
+    if refusal or any(encoded.event.task_id != d.task_id for encoded in request.emitted):
+        return None
+    seen = sight.head
+    made = Draft(request, sight, Head(seen.task_id, seen.sequence, seen.hash, seen.state), [], "")
+    for encoded, state in zip(request.emitted, states, strict=True):
+        made.rows.append(next_row(made.head, encoded, state, now_us))
+        if encoded.event.type in TERMINAL_TYPES:
+            made.ends = encoded.event.type
+    return made
+
+
+def write(conn: sqlite3.Connection, drafts: Sequence[Draft], now_us: int) -> list[Committed]:
+    """All of them as one change. Raises Clash, and then nothing of it may stay: the caller undoes what was written."""
+    _check_obstacles(conn, drafts)
+    (position,) = conn.execute(SQL["last_position"]).fetchone()
+    try:
+        conn.executemany(SQL["event_insert"], [row for each in drafts for row in each.rows])
+        conn.executemany(SQL["view_update"], [view_row(each.head, now_us) for each in drafts if each.rows])
+        _end(conn, [each for each in drafts if each.ends], now_us)
+        committed, deliveries = [], []
+        for each in drafts:
+            committed.append(_recorded(each, position))
+            deliveries.append(_delivery_row(each, position, now_us))
+            position += len(each.rows)
+        conn.executemany(ORDINARY["delivery_insert"], deliveries)
+    except sqlite3.IntegrityError as error:
+        raise Clash(str(error)) from error
+    return committed
+
+
+def begins_task(encoded: Encoded) -> bool:
+    """Whether an event can only be the first of its task."""
+    return encoded.event.type == "TaskSubmitted" and encoded.event.task_id != SYSTEM_TASK
+
+
+def first_row(encoded: Encoded, now_us: int) -> tuple[Head, tuple[Any, ...]]:
+    """The first event of a task: the end of its stream, and the row."""
+    event = encoded.event
+    head = Head(event.task_id, 0, GENESIS, TaskState(task_id=event.task_id))
+    return head, next_row(head, encoded, evolve(head.state, event, 1), now_us)
+
+
+def write_first(
+    conn: sqlite3.Connection, events: Sequence[Encoded], made: Sequence[tuple[Head, tuple[Any, ...]]], now_us: int
+) -> list[Recorded]:
+    """The first events of many tasks. Raises Clash as `write` does: one of them, or its task, was there."""
+    (position,) = conn.execute(SQL["last_position"]).fetchone()
+    views = [
+        view_row(head, now_us)
+        | {"first_position": position + index, "correlation_id": encoded.event.envelope.correlation_id}
+        for index, (encoded, (head, _)) in enumerate(zip(events, made, strict=True), 1)
+    ]
+    try:
+        conn.executemany(SQL["event_insert"], [row for _, row in made])
+        conn.executemany(ORDINARY["view_first"], views)
+    except sqlite3.IntegrityError as error:
+        raise Clash(str(error)) from error
+    return [
+        _as_recorded(encoded, row, position + index)
+        for index, (encoded, (_, row)) in enumerate(zip(events, made, strict=True), 1)
+    ]
+
+
+def _check_obstacles(conn: sqlite3.Connection, drafts: Sequence[Draft]) -> None:
+    obstacles = {
+        "role": drafts[0].request.delivery.role,
+        "kill_seq": min(each.request.delivery.kill_seq for each in drafts),
+        "tasks": json.dumps([each.head.task_id for each in drafts]),
+        "ending": json.dumps([each.head.task_id for each in drafts if each.ends]),
+    }
+    if conn.execute(ORDINARY["obstacles"], obstacles).fetchone()[0]:
+        raise Clash("something came between")
+
+
+def _end(conn: sqlite3.Connection, drafts: Sequence[Draft], now_us: int) -> None:
+    """What follows from the end of a task, as `state_store.consequences` has it."""
+    if drafts:
+        conn.executemany(SQL["close_open"], [ended(each.head.task_id, each.ends, now_us) for each in drafts])
+        conn.executemany(SQL["drop_leases"], [ended(each.head.task_id, each.ends, now_us) for each in drafts])
+
+
+def _recorded(each: Draft, position: int) -> Committed:
+    return Committed(
+        "recorded",
+        tuple(
+            _as_recorded(encoded, row, position + index)
+            for index, (encoded, row) in enumerate(zip(each.request.emitted, each.rows, strict=True), 1)
+        ),
+    )
+
+
+def _as_recorded(encoded: Encoded, row: tuple[Any, ...], position: int) -> Recorded:
+    return Recorded(encoded.event.envelope, encoded.value, row[2], position, *row[13:16])
+
+
+def _delivery_row(each: Draft, position: int, now_us: int) -> tuple[Any, ...]:
+    d, emitted = each.request.delivery, len(each.rows)
+    return (
+        *(d.role, d.event_id, d.task_id, d.cause_id, each.sight.type, each.sight.sequence, d.basis),
+        *(each.request.attempt, each.request.reason, each.request.reason_code, d.kill_seq),
+        *((0, position + 1, position + emitted) if emitted else (1, None, None)),
+        *(d.holder, now_us),
+    )
