@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.postgres import Postgres
-from tests.contract.store.world import FileWorld, World, opened, opened_on_server
+from tests.contract.store.world import FileWorld, Place, World, opened, opened_on_server
 
 
 @pytest.fixture(params=["file", "inline", "postgres"])
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
     if request.param == "postgres":
-        server: Postgres = request.getfixturevalue("postgres")
-        async with opened_on_server(server, tmp_path) as on_server:
+        async with opened_on_server(Place.of(request.getfixturevalue("postgres")), tmp_path) as on_server:
             yield on_server
     else:
         async with opened(str(request.param), tmp_path) as made:

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from contracts import ids
 from embedded.liveness import Presence, is_alive
 from state_store.port import Commit, Delivery
-from tests.contract.store.world import LicenceChecked, World, opened, plan, step
+from tests.contract.store.world import LicenceChecked, Place, World, opened, opened_on_server, plan, step
+
+ADDRESSES = "TEST_POSTGRES"
+"""The variable that names a database as the owner and as the superuser, where the store is not a file."""
+
+
+@asynccontextmanager
+async def found(folder: Path, **more: Any) -> AsyncIterator[World]:
+    """The store that is there already."""
+    addresses = os.environ.get(ADDRESSES, "").split()
+    if addresses:
+        async with opened_on_server(Place(*addresses), folder, wiped=False, **more) as world:
+            yield world
+    else:
+        async with opened("file", folder, **more) as world:
+            yield world
 
 
 async def annotate(folder: Path, name: str) -> None:
     """Say one thing about every submission there is."""
-    async with opened("file", folder) as world:
+    async with found(folder) as world:
         for event in await world.store.tail(0):
             if event.envelope.type == "TaskSubmitted":
                 committed = await world.handle(name, event, LicenceChecked(note=name))
@@ -25,7 +44,7 @@ async def handle_all(folder: Path, name: str) -> None:
     """Plan every submission with one step and one act, as a worker that was told by the sweep."""
     run = folder / "run"
     with Presence(run, name):
-        async with opened("file", folder, is_alive=partial(is_alive, run), now_us=ids.now_us()) as world:
+        async with found(folder, is_alive=partial(is_alive, run), now_us=ids.now_us()) as world:
             for event in await world.store.tail(0):
                 if event.envelope.type == "TaskSubmitted":
                     await handle_one(world, folder, name, event.envelope.id)

@@ -6,13 +6,16 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from contracts.crashpoints import VARIABLE
 from state_store.port import Commit
-from tests.contract.store.world import World, opened, plan
+from tests.contract.store.processes import ADDRESSES
+from tests.contract.store.world import Place, World, opened, opened_on_server, plan
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -26,10 +29,29 @@ asyncio.run({"annotate": annotate, "handle": handle_all}[what](Path(folder), nam
 """
 
 
-async def process(what: str, folder: Path, name: str, crash: str = "") -> asyncio.subprocess.Process:
+@pytest.fixture(params=["file", "postgres"])
+def place(request: pytest.FixtureRequest) -> Place | None:
+    """Where the store of the processes is: in a file, or on a server."""
+    return Place.of(request.getfixturevalue("postgres")) if request.param == "postgres" else None
+
+
+@asynccontextmanager
+async def reopened(place: Place | None, folder: Path, *, wiped: bool = False) -> AsyncIterator[World]:
+    """The store, between the lives of the processes."""
+    if place is None:
+        async with opened("file", folder) as world:
+            yield world
+    else:
+        async with opened_on_server(place, folder, wiped=wiped) as world:
+            yield world
+
+
+async def process(
+    place: Place | None, what: str, folder: Path, name: str, crash: str = ""
+) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-c", WORKER, what, str(folder), name),
-        env={**os.environ, "PYTHONPATH": str(ROOT), VARIABLE: crash},
+        env={**os.environ, "PYTHONPATH": str(ROOT), VARIABLE: crash, ADDRESSES: " ".join(place or ())},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -40,30 +62,36 @@ async def ended(running: asyncio.subprocess.Process) -> tuple[int | None, str]:
     return running.returncode, errors.decode()
 
 
-async def test_four_processes_append_to_the_same_streams_in_one_order(file_world: World) -> None:
-    tasks = [await file_world.submit(title=f"task {index}") for index in range(5)]
-    running = [await process("annotate", file_world.folder, f"agent{number}") for number in range(4)]
-    for one in running:
-        assert await ended(one) == (0, "")
-    assert await file_world.store.verify_chain() == []
-    for task in tasks:
-        stream = await file_world.store.stream(task.envelope.task_id)
-        assert [event.sequence for event in stream] == list(range(1, 6))
-        assert len({event.envelope.source for event in stream}) == 5
+async def test_four_processes_append_to_the_same_streams_in_one_order(place: Place | None, tmp_path: Path) -> None:
+    async with reopened(place, tmp_path, wiped=True) as world:
+        tasks = [await world.submit(title=f"task {index}") for index in range(5)]
+        running = [await process(place, "annotate", tmp_path, f"agent{number}") for number in range(4)]
+        for one in running:
+            assert await ended(one) == (0, "")
+        assert await world.store.verify_chain() == []
+        for task in tasks:
+            stream = await world.store.stream(task.envelope.task_id)
+            assert [event.sequence for event in stream] == list(range(1, 6))
+            assert len({event.envelope.source for event in stream}) == 5
 
 
 WRITES = ("start", "step_intent", "step_outcome", "effect_intent", "effect_receipt", "commit", "published")
 
 
-@pytest.mark.parametrize("side", ["before", "after"])
-@pytest.mark.parametrize("write", WRITES)
-async def test_death_at_any_write_is_made_good_by_the_next_life(tmp_path: Path, write: str, side: str) -> None:
-    async with opened("file", tmp_path) as world:
+DEATHS = [("file", write, side) for write in WRITES for side in ("before", "after")]
+DEATHS += [("postgres", write, "after") for write in ("start", "step_intent", "effect_intent", "commit")]
+
+
+@pytest.mark.parametrize(("place", "write", "side"), DEATHS, indirect=["place"])
+async def test_death_at_any_write_is_made_good_by_the_next_life(
+    place: Place | None, tmp_path: Path, write: str, side: str
+) -> None:
+    async with reopened(place, tmp_path, wiped=True) as world:
         submission = await world.submit()
-    killed, _ = await ended(await process("handle", tmp_path, "first", f"store.{write}.{side}"))
+    killed, _ = await ended(await process(place, "handle", tmp_path, "first", f"store.{write}.{side}"))
     assert killed == -signal.SIGKILL
-    assert await ended(await process("handle", tmp_path, "second")) == (0, "")
-    async with opened("file", tmp_path) as world:
+    assert await ended(await process(place, "handle", tmp_path, "second")) == (0, "")
+    async with reopened(place, tmp_path) as world:
         stream = await world.store.stream(submission.envelope.task_id)
         assert [event.envelope.type for event in stream] == ["TaskSubmitted", "PlanProposed"]
         assert await world.store.verify_chain() == []

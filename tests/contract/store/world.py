@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import asyncpg
 
@@ -251,9 +251,20 @@ async def opened(
             await shared.close()
 
 
+class Place(NamedTuple):
+    """A database: its address as the owner and as the superuser."""
+
+    url: str
+    superuser_url: str
+
+    @classmethod
+    def of(cls, server: Postgres) -> Self:
+        return cls(server.url, server.url_of("postgres"))
+
+
 @asynccontextmanager
 async def opened_on_server(
-    server: Postgres,
+    server: Place,
     folder: Path,
     *,
     is_alive: Callable[[str], bool] | None = None,
@@ -261,10 +272,10 @@ async def opened_on_server(
     wiped: bool = True,
 ) -> AsyncIterator[World]:
     """An empty store on a PostgreSQL server; without `now_us` its clock is the server's."""
-    codec, clock, dead = codec_with_licence(), Clock(now_us or 0), set[str]()
+    codec, clock, dead = codec_with_licence(), Clock(now_us or ids.now_us()), set[str]()
     alive = is_alive or (lambda holder: holder not in dead)
     await ready(server, wiped=wiped)
-    superuser = await asyncpg.connect(server.url_of("postgres"))
+    superuser = await asyncpg.connect(server.superuser_url)
     stores: list[PostgresStore] = []
 
     async def another() -> PostgresStore:
@@ -301,13 +312,13 @@ SET session_replication_role = origin;
 """
 
 
-async def ready(server: Postgres, *, wiped: bool) -> None:
+async def ready(server: Place, *, wiped: bool) -> None:
     """The tables are there, and empty."""
     if server.url not in _migrated:
         await migrate(server.url)
         _migrated.add(server.url)
     if wiped:
-        connection = await asyncpg.connect(server.url_of("postgres"))
+        connection = await asyncpg.connect(server.superuser_url)
         await connection.execute(WIPE)
         await connection.close()
 
