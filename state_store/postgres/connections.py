@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -47,10 +47,6 @@ EXPLAINED: Final[tuple[tuple[tuple[type[Exception], ...], type[GavotteError], st
     (
         (asyncpg.DataCorruptedError, asyncpg.IndexCorruptedError),
         *(Corrupt, "{where} is damaged: {said}", "restore the database from a copy"),
-    ),
-    (
-        (asyncpg.ClientConfigurationError,),
-        *(Usage, "store.url is no address of a database: {said}", "postgresql://user@host/database"),
     ),
     (
         (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError),
@@ -168,15 +164,7 @@ class Connections:
         """A new connection. Raises Unavailable, or Refused where the server lets us not in."""
         if self._closed:
             raise Unavailable(f"the store on {self.where} is closed in this process")
-        try:
-            raw = await asyncpg.connect(
-                self._url,
-                timeout=CONNECT_SECONDS,
-                command_timeout=COMMAND_SECONDS,
-                server_settings=SESSION | {"application_name": self._application},
-            )
-        except Exception as error:
-            raise explained(error, self.where) from error
+        raw = await dial(self._url, SESSION | {"application_name": self._application}, COMMAND_SECONDS)
         connection = Connection(raw, self.where)
         (row,) = await connection.fetch("server_time")
         self.clock.told(row[0])
@@ -195,6 +183,18 @@ class Connections:
         for connection in self._idle:
             connection.drop()
         self._idle.clear()
+
+
+async def dial(url: str, session: Mapping[str, str], command_seconds: float | None = None) -> Any:
+    """A bare connection. Raises Unavailable, Refused where the server lets us not in, or Usage."""
+    try:
+        return await asyncpg.connect(
+            url, timeout=CONNECT_SECONDS, command_timeout=command_seconds, server_settings=dict(session)
+        )
+    except ValueError as error:  # also the driver's own, for an address that it cannot read
+        raise Usage(f"store.url is no address: {_said(error)}", hint="postgresql://user@host/database") from None
+    except Exception as error:
+        raise explained(error, shown(url)) from error
 
 
 def is_loss(error: BaseException) -> bool:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from contracts.errors import GavotteError, Refused
-from state_store.postgres.connections import CONNECT_SECONDS, explained, shown
+from state_store.postgres.connections import dial, explained, shown
 
 LOCK: Final = 0x6761766F747465_03
 """The advisory lock of whoever migrates."""
@@ -49,11 +49,8 @@ def known() -> list[Migration]:
 
 
 async def connect(url: str) -> Any:
-    """A plain connection for what the owner does. Raises Unavailable, Refused or Usage."""
-    try:
-        return await asyncpg.connect(url, timeout=CONNECT_SECONDS, server_settings={"lock_timeout": "30s"})
-    except Exception as error:
-        raise explained(error, shown(url)) from error
+    """A plain connection for what the owner does."""
+    return await dial(url, {"lock_timeout": "30s"})
 
 
 async def migrate(url: str) -> list[Migration]:
