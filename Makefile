@@ -5,7 +5,7 @@ BIN := .venv/bin
 COMPILE := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: help setup dev demo test lint format types layers schemas docs bench kafka lock clean
+.PHONY: help setup dev demo test lint format types layers schemas docs bench kafka compose image lock clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,13 @@ bench: setup ## measure throughput, latency and replay on this machine
 
 kafka: ## run a Kafka broker, and the servers beside it, without Docker (needs java and mvn)
 	@python3 deploy/local/up.py
+
+compose: ## run each agent in a container of its own, on Kafka and PostgreSQL (needs docker)
+	deploy/secrets.sh
+	docker compose --file deploy/compose.yaml up --build --wait
+
+image: ## build the image without a daemon and run it (root on Debian; some minutes)
+	deploy/image-lane.sh
 
 lock: dev ## choose the newest versions that pyproject.toml allows, and pin them by hash
 	@command -v $(BIN)/uv >/dev/null || $(BIN)/python -m pip install --quiet uv

@@ -126,7 +126,7 @@ def place_of(runtime: Runtime, role: str, group: str, client: str) -> Place:
         client=client,
         group=group,
         system=system_of(settings),
-        provider="" if settings.model.provider == "none" else settings.model.provider,
+        provider="" if settings.model.chosen == "none" else settings.model.chosen,
         topic_of=topic_of,
         relation=settings.telemetry.relation,
         version=metadata.version("gavotte"),
