@@ -126,14 +126,19 @@ async def opened(codec: Codec, record: Record) -> Carried:
         problems.append(error.message)
     payload = None
     try:
-        payload = await payload_of(codec, envelope, headers, record.value)
+        payload, other = await payload_of(codec, envelope, headers, record.value)
+        if other:
+            problems.append(other)
     except GavotteError as error:
         problems.append(error.message)
     return Carried(record, envelope, letter, payload, "; ".join(problems))
 
 
-async def payload_of(codec: Codec, envelope: Envelope | None, headers: Headers, value: bytes) -> Any:
-    """The payload, by our classes, by the schemas known here, or by what a registry has of the writer's."""
+async def payload_of(codec: Codec, envelope: Envelope | None, headers: Headers, value: bytes) -> tuple[Any, str]:
+    """The payload, by our classes, by the schemas known here, or by what a registry has of the writer's.
+
+    Beside it what is odd about it.
+    """
     try:
         stored = await codec.inward(envelope, headers, value)
         type_, version, fields = codec.decode_plain(stored)
@@ -142,13 +147,16 @@ async def payload_of(codec: Codec, envelope: Envelope | None, headers: Headers, 
         text = None if number is None else await codec.wire.text(number)
         if text is None:
             raise
-        return codec.decode_foreign(value, text)
-    if envelope is None or (envelope.type, envelope.version) != (type_, version):
-        return fields
+        return codec.decode_foreign(value, text), ""
+    if envelope is None:
+        return fields, ""
+    if (envelope.type, envelope.version) != (type_, version):
+        said = f"{envelope.type} v{envelope.version}"
+        return fields, f"the headers say {said}, the schema id says {type_} v{version}: is registry.url right?"
     try:
-        return codec.decode(envelope, stored).payload
+        return codec.decode(envelope, stored).payload, ""
     except (Skew, Undecodable):  # a class is missing here, or stricter than the schema: the fields are what travelled
-        return fields
+        return fields, ""
 
 
 def letter_of(record: Record) -> Letter | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import urllib.request
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -34,12 +36,19 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
 
 @pytest.fixture(scope="session")
 def schema_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[registry.Registry]:
-    """One running schema registry for all tests: each takes subjects of its own beside those of our events."""
+    """One running schema registry for all tests: each takes subjects of its own beside those of our events.
+
+    Somebody else was there first, so that its ids are not ours by chance.
+    """
     found = registry.Registry(tmp_path_factory.mktemp("registry"))
     try:
         found.start()
     except registry.Lacking as error:
         lacking(error)
+    body = json.dumps({"schema": json.dumps({"type": "fixed", "name": "Stranger", "size": 1})}).encode()
+    headers = {"content-type": "application/vnd.schemaregistry.v1+json"}
+    stranger = urllib.request.Request(f"{found.url}/subjects/stranger/versions", body, headers)
+    urllib.request.urlopen(stranger, timeout=30).close()
     yield found
     found.stop()
 

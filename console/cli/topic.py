@@ -45,10 +45,11 @@ async def reading(call: Call) -> AsyncIterator[tuple[Bus, Codec, Topology]]:
     """Bus and codec; the store, where it answers, tells of further agents and their schemas."""
     try:
         runtime = await call.runtime()
-    except Unavailable as error:
+    except (NotFound, Unavailable) as error:  # no store of ours here, or it is away
         from agents.wiring import open_bus
 
-        warn(f"{error.message}; the events of further agents may be unknown")
+        if isinstance(error, Unavailable):
+            warn(f"{error.message}; the events of further agents may be unknown")
         async with open_bus(call.settings) as (bus, codec):
             yield bus, codec, Topology()
     else:

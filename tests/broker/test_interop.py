@@ -7,8 +7,11 @@ import fcntl
 import json
 import os
 import shutil
+import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -260,3 +263,75 @@ async def test_the_lag_of_a_stopped_agent_shows_in_kafkas_tools(
     assert site.lag("gavotte.planning")[site.prefix + TASKS] == 2
     said = site.follows_the_page(tmp_path, "lag")
     assert f"{site.prefix}gavotte.planning" in said
+
+
+def test_a_topic_is_read_where_there_is_no_store(site: Site, tmp_path: Path) -> None:
+    submitted = site.person.told("submit", "--repo", str(site.repo), "--author", "command", "--command", "true")
+    passer_by = Person(tmp_path / "bob")
+    passer_by.environ |= site.kafka.environment() | site.registry.environment()
+    passer_by.environ |= {"GAVOTTE_BUS__PREFIX": site.prefix}
+    [seen] = passer_by.lines("log", "--from-bus", "tasks", "--task", submitted["task_id"])
+    assert seen["payload"]["title"] == "Run true"
+    assert not passer_by.data.exists()
+    del passer_by.environ["GAVOTTE_REGISTRY__URL"]
+    [seen] = passer_by.lines("log", "--from-bus", "tasks", "--task", submitted["task_id"])
+    assert seen["problem"], "the ids are not ours"
+
+
+class Forwarder(socketserver.ThreadingTCPServer):
+    """Stands before a server and can be cut off."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, port: int) -> None:
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                with socket.create_connection(("127.0.0.1", port)) as behind:
+                    answers = threading.Thread(target=self.pass_on, args=(behind, self.request), daemon=True)
+                    answers.start()
+                    self.pass_on(self.request, behind)
+                    answers.join(5)
+
+            def pass_on(self, source: socket.socket, target: socket.socket) -> None:
+                with contextlib.suppress(OSError):
+                    while piece := source.recv(65536):
+                        target.sendall(piece)
+                with contextlib.suppress(OSError):
+                    target.shutdown(socket.SHUT_WR)
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    def cut(self) -> None:
+        """Nobody gets through any more."""
+        self.shutdown()
+        self.server_close()
+
+
+def test_agents_that_know_their_ids_go_on_without_the_registry(
+    tmp_path: Path, kafka: Kafka, schema_registry: Registry
+) -> None:
+    forwarder = Forwarder(schema_registry.port)
+    site = Site(tmp_path / "ann", kafka, schema_registry)
+    url = f"http://127.0.0.1:{forwarder.server_address[1]}/apis/ccompat/v7"
+    site.person.environ["GAVOTTE_REGISTRY__URL"] = url
+    submit = ("submit", "--repo", str(site.repo), "--author", "command", "--command", "true")
+    with site.planning():
+        forwarder.cut()
+        while_down = site.person.told(*submit)["task_id"]
+        until(lambda: site.is_planned(while_down))
+    with site.planning():  # it starts with the ids of its last start
+        restarted = site.person.told(*submit)["task_id"]
+        until(lambda: site.is_planned(restarted))
+    said = (site.person.home / "planning.log").read_text()
+    assert f"{url} cannot be reached" in said
+    assert "going on with the ids of an earlier start" in said
+    (site.person.data / "registry-ids.json").unlink()
+    stranger = subprocess.run(
+        [sys.executable, "-P", "-m", "agents", "planning"],
+        capture_output=True, text=True, check=False, cwd=tmp_path, env=site.person.environ, timeout=60,
+    )  # fmt: skip
+    assert stranger.returncode == 5
+    assert f"{url} cannot be reached" in stranger.stderr
+    assert "Traceback" not in stranger.stderr

@@ -77,6 +77,7 @@ async def test_headers_that_lie_leave_the_fields(codec: Codec) -> None:
     other = event(KillRaised(scope="all", operator="ann"))
     found = await opened(codec, record(codec, headers=headers_of(other.envelope), key=other.task_id.encode()))
     assert found.payload == {"operator": "ann", "reason": "no more"}
+    assert "the headers say KillRaised v1, the schema id says TaskCancelRequested v1" in found.problem
     assert found.envelope is not None
     assert found.envelope.type == "KillRaised"
 
