@@ -115,6 +115,21 @@ def test_few_files_and_small_files_are_said(ann: Person) -> None:
     assert len(ann.told("tasks")) == 1
 
 
+def test_no_secret_of_the_environment_reaches_record_or_logs(ann: Person) -> None:
+    secrets = {"ANTHROPIC_API_KEY": "sk-ant-canary-1", "AWS_SECRET_ACCESS_KEY": "canary-2"}
+    secrets |= {"GAVOTTE_BUS__PASSWORD": "canary-3", "GAVOTTE_REGISTRY__TOKEN": "canary-4"}
+    ann.environ |= secrets | {"GAVOTTE_MODEL__PROVIDER": "none", "GAVOTTE_LOG__LEVEL": "debug"}
+    command = "sh -c 'env; cat /proc/*/environ; echo \"# seen\" >> money.py'"
+    with ann.starts("up"):
+        task = ann.told("submit", "--repo", repo(ann), "--command", command)["task_id"]
+        ann.waits_for(task, "waiting")
+        said = [ann.says(*words).stdout for words in (("config", "show"), ("doctor",), ("steps", task, "--json"))]
+    assert "LOGNAME=sandbox" in said[-1], "the command did look"
+    written = b"".join(path.read_bytes() for path in ann.home.rglob("*") if path.is_file())
+    assert b"canary" not in written
+    assert "canary" not in "".join(said)
+
+
 def test_ctrl_c_while_it_loads_is_silent(ann: Person) -> None:
     """The program interrupts itself on its way to its first line."""
     program = (
