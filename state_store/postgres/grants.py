@@ -72,8 +72,9 @@ def writable(agent: Agent) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*agent.emits, *heard)))
 
 
-def statements(login: Login, password: str = "") -> list[str]:
+def statements(login: Login, password: str = "", schema: str = "public") -> list[str]:
     """What gives a login exactly its rights; safe to repeat. Without a password an existing one is left as it is."""
+    schema = _quoted(schema)
     name, text = _quoted(login.name), login.name.replace("'", "''")
     secret = f" PASSWORD '{password.replace(chr(39), chr(39) * 2)}'" if password else ""
     exists = f"SELECT FROM pg_roles WHERE rolname = '{text}'"
@@ -81,9 +82,9 @@ def statements(login: Login, password: str = "") -> list[str]:
     if password:
         made.append(f"ALTER ROLE {name}{secret}")
     made += [
-        f"GRANT USAGE ON SCHEMA public TO {name}",
-        f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {name}",
-        f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}",
+        f"GRANT USAGE ON SCHEMA {schema} TO {name}",
+        f"REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {name}",
+        f"GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {name}",
     ]
     for right, tables in login.rights.items():
         made += [_grant(right, table, name) for table in tables]
@@ -97,9 +98,10 @@ async def apply(url: str, wanted: Sequence[Login], passwords: Mapping[str, str])
     """Give every login its rights, all or none; `passwords` by role. Raises Refused, Unavailable or Usage."""
     connection: Any = await connect(url)
     try:
+        schema = await connection.fetchval("SELECT current_schema()")
         async with connection.transaction():
             for login in wanted:
-                for statement in statements(login, passwords.get(login.role, "")):
+                for statement in statements(login, passwords.get(login.role, ""), schema):
                     await connection.execute(statement)
     except Exception as error:
         raise explained(error, shown(url)) from error
