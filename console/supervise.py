@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import os
 import secrets
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +37,7 @@ STILLBORN_MAX: Final = 5
 READY_SECONDS: Final = 60.0
 STOP_EXTRA_SECONDS: Final = 5.0
 LOG_BYTES_MAX: Final = 5 * 1024 * 1024
+LOG_LOOK_SECONDS: Final = 10.0
 LINE_BYTES_MAX: Final = 1024 * 1024
 PRESENCE: Final = "up"
 PR_SET_PDEATHSIG: Final = 1
@@ -127,7 +129,7 @@ class Crew:
                 hint="stop that one with Ctrl-C, or work on another folder with --data DIR",
             ) from None
         self._keepers = [asyncio.create_task(self._keep(member)) for member in self.members]
-        self._keepers.append(asyncio.create_task(self._guard(presence)))
+        self._keepers += [asyncio.create_task(self._guard(presence)), asyncio.create_task(self._rotate_logs())]
         return self
 
     async def __aexit__(
@@ -158,6 +160,12 @@ class Crew:
                 f"{', '.join(missing)} did not start within {timeout_seconds:g} s",
                 hint=f"look into {self.settings.logs}",
             )
+
+    async def _rotate_logs(self) -> None:
+        while True:
+            await asyncio.sleep(LOG_LOOK_SECONDS)
+            for member in self.members:
+                rotate(self.settings.logs / f"{member.post.name}.log")
 
     async def _guard(self, presence: Presence) -> None:
         """Agents on a folder that is no longer there would work for nobody."""
@@ -264,10 +272,15 @@ def _dies_with(parent: int) -> Callable[[], None]:
 
 
 def rotate(path: Path) -> None:
-    """Put a log that has grown large aside, once."""
-    with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_size > LOG_BYTES_MAX:
-            path.replace(path.with_suffix(".log.1"))
+    """Put what a log has grown to aside and let it begin anew; whoever writes it appends and need not know."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_size <= LOG_BYTES_MAX:
+            return
+        aside = path.with_suffix(".log.1")
+        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a full disk the room counts more
+            shutil.copyfile(path, aside)
+        os.truncate(path, 0)
 
 
 def ended(code: int) -> str:
@@ -278,12 +291,13 @@ def ended(code: int) -> str:
 
 
 def last_words(path: Path) -> str:
-    """The last line of a log, as ` (…)`."""
+    """The last line of a log, and the one before a hint, as ` (…)`."""
     with contextlib.suppress(OSError), path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 4096))
         lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
         if lines:
-            return f" ({lines[-1][:300]})"
+            said = lines[-2:] if lines[-1].startswith("try: ") else lines[-1:]
+            return f" ({'; '.join(line[:300] for line in said)})"
     return ""
 
 

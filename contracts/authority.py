@@ -146,7 +146,7 @@ def is_public(text: str) -> bool:
 
 
 class Keyring:
-    """Public keys of operators, base64, one a line in a file that is read again when a new key appears."""
+    """Public keys of operators, base64, one a line in a file that is read for each act: who is taken out counts no more."""
 
     def __init__(self, publics: tuple[str, ...] = (), path: Path | None = None) -> None:
         self._path = path
@@ -158,7 +158,7 @@ class Keyring:
         return cls((), path)
 
     def _public(self, wanted: str) -> str | None:
-        if wanted not in self._keys and self._path is not None and self._path.exists():
+        if self._path is not None:
             self._keys = {key_id(public): public for public in public_keys(self._path)}
         return self._keys.get(wanted)
 

@@ -51,13 +51,16 @@ def test_remarks_and_rubbish_among_public_keys_are_passed_over(tmp_path: Path) -
     Keyring.at(path).verify(signed(bob), now_us())
 
 
-def test_a_key_that_is_let_in_later_counts_at_once(tmp_path: Path) -> None:
+def test_a_key_counts_as_long_as_it_is_in_the_file(tmp_path: Path) -> None:
     path, key = tmp_path / "operators.pub", OperatorKey(bytes(32))
     keyring, event = Keyring.at(path), signed(key)
     with pytest.raises(Unverified, match="unknown key"):
         keyring.verify(event, now_us())
     path.write_text(f"{key.public}\n")
     keyring.verify(event, now_us())
+    path.write_text("# it was stolen\n")
+    with pytest.raises(Unverified, match="unknown key"):
+        keyring.verify(event, now_us())
 
 
 def test_what_is_changed_after_signing_does_not_hold() -> None:
