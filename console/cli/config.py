@@ -64,8 +64,9 @@ def files(settings: Settings) -> list[Finding]:
 async def dependencies(call: Call) -> list[Finding]:
     """Store and bus, each by a question whose answer changes nothing."""
     settings = call.settings
-    if settings.store.backend == "sqlite" and not settings.database.exists():
-        return [Finding("store", "ok", f"{settings.database} is made at first use")]
+    if not settings.has_record:
+        made = Finding("store", "ok", f"{settings.database} is made at first use")
+        return [made] if settings.bus.backend == "embedded" else [made, await tried("bus", lambda: bus_alone(settings))]
     try:
         async with asyncio.timeout(ANSWER_SECONDS_MAX):
             runtime = await call.runtime()
@@ -74,3 +75,13 @@ async def dependencies(call: Call) -> list[Finding]:
     except TimeoutError:
         return [Finding("store, bus", "lacks", f"no answer within {ANSWER_SECONDS_MAX:g} s", "gavotte doctor")]
     return [await tried("store", lambda: store(runtime)), await tried("bus", lambda: bus(runtime))]
+
+
+async def bus_alone(settings: Settings) -> str:
+    """That the bus answers, where there is no store yet."""
+    from agents.wiring import open_bus
+    from contracts.topology import Topology
+
+    async with open_bus(settings) as (there, _):
+        await there.read(Topology().topics()[0], records_max=1)
+    return f"{settings.bus.backend} answers"

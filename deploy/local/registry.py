@@ -21,7 +21,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Sequence
@@ -176,8 +175,7 @@ def unpacked() -> Path:
                 _run(maven, "-q", "-B", "dependency:get", f"-Dartifact={ARTIFACT}", "-Dtransitive=false")
                 _run(maven, "-q", "-B", "dependency:copy", f"-Dartifact={ARTIFACT}", f"-DoutputDirectory={fresh}")
                 archive = next(fresh.glob("*.tar.gz"))
-                with tarfile.open(archive) as packed:
-                    packed.extractall(fresh, filter="data")
+                _run("tar", "-xzf", str(archive), "-C", str(fresh))
                 archive.unlink()
                 fresh.chmod(0o755)
                 fresh.rename(folder)

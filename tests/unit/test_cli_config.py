@@ -87,6 +87,15 @@ def test_what_does_not_answer_is_named_with_the_way_forward(run: Run, tmp_path: 
     assert wrong["hint"] == "check registry.url"
 
 
+def test_a_broker_that_is_not_there_is_found_before_there_is_a_store(run: Run, tmp_path: Path) -> None:
+    code, found = run("check", GAVOTTE_BUS__BACKEND="kafka", GAVOTTE_BUS__SERVERS="127.0.0.1:9")
+    assert code == 1
+    [wrong] = [each for each in found if each["verdict"] == "lacks"]
+    assert wrong["name"] == "bus"
+    assert "127.0.0.1:9" in wrong["finding"]
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_data_folder_that_is_no_database_is_found(run: Run, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "gavotte.db").write_bytes(b"no database" * 100)
