@@ -363,6 +363,41 @@ async def test_another_question_abandons_what_was_recorded(world: World) -> None
     assert row.spent.tokens == 240, "abandoned tries stay charged"
 
 
+async def test_what_followed_an_abandoned_try_answers_nothing(world: World) -> None:
+    event = await world.submit()
+    provider = Provider(drafted("a"), drafted("b"), drafted("c"), drafted("d"))
+    for first in ("one", "another"):
+        asker = Asker(await session_of(world, event), provider)
+        await asker.ask(question(first), Draft, why="to know")
+        second = await asker.ask(question("and then"), Draft, why="to know")
+    assert second.summary == "d", "it was asked in another course of things"
+    assert [step.abandoned for step in await journal(world, event)] == [True, True, False, False]
+
+
+async def test_a_probe_that_is_cut_off_leaves_its_place_to_another(world: World) -> None:
+    now = [0.0]
+    event = await world.submit()
+    provider = Provider(*[BUSY] * 4, models=("one", "two"), clock=lambda: now[0])
+    with pytest.raises(Unavailable):
+        await ask(world, event, provider)
+    now[0] += 10
+    reached = asyncio.Event()
+    send = provider.send
+
+    async def never(call: Call) -> Reply:
+        reached.set()
+        await asyncio.Event().wait()
+        raise AssertionError(call)
+
+    provider.send = never  # type: ignore[method-assign]  # a kill comes in the middle
+    probing = asyncio.create_task(ask(world, event, provider))
+    await reached.wait()
+    probing.cancel()
+    await asyncio.gather(probing, return_exceptions=True)
+    provider.send, provider.told = send, [drafted()]  # type: ignore[method-assign]  # as before
+    assert (await ask(world, event, provider)).summary == "fine"
+
+
 # -- the log -----------------------------------------------------------------------------------------------------------
 
 

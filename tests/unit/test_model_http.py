@@ -100,6 +100,18 @@ async def test_what_is_said_again_is_read_from_the_cache(tmp_path: Path) -> None
     assert first.cache_read == second.cache_write == 0
 
 
+async def test_only_what_was_answered_counts_as_the_nth(tmp_path: Path) -> None:
+    async with line(tmp_path, "529:at=2", "empty:at=4") as on:
+        rules = [{"when": {"nth": n}, "input": {"summary": str(n)}} for n in (1, 2, 3)]
+        on.server._answers = ScriptAnswers(Script.parse({"answers": rules}, "test"))
+        told = [(await on.send()).content[0]["input"]["summary"]]
+        assert (await on.fails()).kind == "overloaded"
+        told.append((await on.send()).content[0]["input"]["summary"])
+        assert (await on.send()).content == ()
+        told.append((await on.send()).content[0]["input"]["summary"])
+    assert told == ["1", "2", "3"]
+
+
 @pytest.mark.parametrize(
     ("fault", "kind", "status", "retry_after", "charged"),
     [
