@@ -21,6 +21,8 @@ base=$(sed -n 's/^FROM \([^ ]*\).*/\1/p' deploy/Dockerfile | sort -u)
 [ "$(echo "$base" | wc -l)" = 1 ] || fail "the Dockerfile builds upon more than one base"
 suite=${base##*-}
 image=gavotte:lane
+python=${PYTHON:-.venv/bin/python}
+[ -x "$python" ] || fail "there is no $python: make dev"
 work=$(mktemp -d "$cache/run.XXXXXX")
 name=gavotte-lane-$$
 trap 'podman rm --force --time 0 "$name" >/dev/null 2>&1 || true; rm -rf "$work"' EXIT
@@ -70,14 +72,17 @@ inspect '{{.Config.Healthcheck}}' | grep -q agents.health || fail "the image has
 # -- and what it does: no root, a read-only root, no capabilities, limits --------------------------------------------------
 
 run() {
-  podman run --read-only --cap-drop ALL --security-opt no-new-privileges --tmpfs /tmp:rw,size=256m \
+  podman run --no-healthcheck --read-only --cap-drop ALL --security-opt no-new-privileges --tmpfs /tmp:rw,size=256m \
     --volume "$work/data:/data:rw" "$@"
 }
 install -d -m 0700 -o 10001 -g 10001 "$work/data"
 if run --rm "$image" >"$work/usage" 2>&1; then fail "without a role it should have said how it is used"; fi
 grep -q "usage:" "$work/usage" || fail "without a role: $(cat "$work/usage")"
-run --rm --entrypoint gavotte "$image" doctor >"$work/doctor" 2>&1 || { cat "$work/doctor" >&2; fail "the doctor"; }
 run --rm --entrypoint id "$image" | grep -q uid=10001 || fail "it does not run as 10001"
+run --rm "$image" gavotte doctor >"$work/doctor" 2>&1 || { cat "$work/doctor" >&2; fail "the doctor"; }
+say "sandbox inside: $(awk '$2 == "sandbox" { print $3 }' "$work/doctor")"
+run --rm "$image" gavotte demo --yes >"$work/demo" 2>&1 || { cat "$work/demo" >&2; fail "the demo"; }
+say "demo inside: $(grep '^Done' "$work/demo")"
 
 port=$(python3 -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])')
 run --detach --name "$name" --env "GAVOTTE_TELEMETRY__PORT=$port" "$image" review >/dev/null
@@ -96,3 +101,17 @@ podman stop --time 20 "$name" >/dev/null
 code=$(podman inspect --format '{{.State.ExitCode}}' "$name")
 [ "$code" = 0 ] || fail "after SIGTERM it ended with $code: $(podman logs "$name" 2>&1 | tail -n 5)"
 say "stopped in order by SIGTERM, exit 0"
+
+# -- the services of the compose file, as it says, on servers of this machine ---------------------------------------------
+
+if command -v podman-compose >/dev/null; then
+  podman-compose --file deploy/compose.yaml config >/dev/null || fail "podman-compose does not take the compose file"
+fi
+if command -v java >/dev/null && command -v mvn >/dev/null; then
+  say "dancing the compose file on Kafka, PostgreSQL and a registry"
+  mkdir "$work/dance"
+  "$python" tests/images/dance.py "$work/dance" || fail "the dance of the compose file"
+  say "danced"
+else
+  say "without java and mvn there is no Kafka here: the dance of the compose file was left out"
+fi
