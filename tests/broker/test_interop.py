@@ -273,6 +273,13 @@ def test_a_topic_is_read_where_there_is_no_store(site: Site, tmp_path: Path) -> 
     [seen] = passer_by.lines("log", "--from-bus", "tasks", "--task", submitted["task_id"])
     assert seen["payload"]["title"] == "Run true"
     assert not passer_by.data.exists()
+    away = {"GAVOTTE_STORE__BACKEND": "postgres", "GAVOTTE_STORE__URL": "postgresql://bob@127.0.0.1:9/gavotte"}
+    passer_by.environ |= away
+    done = passer_by.says("log", "--from-bus", "tasks", "--task", submitted["task_id"])
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 1), done.stderr
+    assert "the events of further agents may be unknown" in done.stderr
+    for name in away:
+        del passer_by.environ[name]
     del passer_by.environ["GAVOTTE_REGISTRY__URL"]
     [seen] = passer_by.lines("log", "--from-bus", "tasks", "--task", submitted["task_id"])
     assert seen["problem"], "the ids are not ours"
