@@ -79,7 +79,10 @@ async def prune(
         put_json({"dry_run": dry_run, "bus": bus, "journal": journal, "bodies": bodies})
         return
     whose = "whether every group has read them or not" if unread else "which every group has read"
-    put(f"bus      {count(records, 'record')} older than {span(hours * HOUR)}, {whose}")
+    if isinstance(runtime.bus, Prunable):
+        put(f"bus      {count(records, 'record')} older than {span(hours * HOUR)}, {whose}")
+    else:
+        put(f"bus      {call.settings.bus.backend} lets go of its records by itself")
     put(
         f"journal  {count(gone.steps, 'step')} of {count(gone.tasks, 'task')} that ended more than {days} days ago: words, not lines"
     )
