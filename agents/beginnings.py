@@ -24,7 +24,7 @@ async def brace(worker: Worker, work: Work) -> None:
     """
     if work.record is None:
         return
-    work.envelope = read_envelope(work.record.key, work.record.headers)
+    work.envelope = work.record.envelope or read_envelope(work.record.key, work.record.headers)
     if work.envelope.type not in worker.agent.consumes:
         return
     role = worker.agent.role

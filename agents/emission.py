@@ -5,9 +5,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 
-from bus.port import Headers, Message
-from contracts.codec import Codec, headers_of
-from contracts.envelope import Event, agent_source
+from bus.port import Message
+from contracts.codec import Codec
+from contracts.envelope import Envelope, Event, agent_source
 from contracts.errors import Rejected
 from contracts.topology import Agent, Topology, topic_for
 from state_store.port import Delivery, Encoded, Recorded
@@ -57,12 +57,14 @@ def message_of(event: Recorded, codec: Codec, topology: Topology) -> Message:
     topic = topic_for(envelope.type, envelope.source, topology)
     value = codec.wire.outward(event.value)
     stored = event.position if event.position and value is event.value else None
-    return Message(topic, envelope.task_id.encode(), value, headers_of(envelope), stored)
+    return Message(topic, envelope.task_id.encode(), value, envelope, stored)
 
 
-def contents_at(connection: sqlite3.Connection, positions: Sequence[int]) -> Mapping[int, tuple[bytes, Headers, bytes]]:
-    """Key, headers and value of recorded events, as `message_of` makes them: for a bus on the file of the store."""
+def contents_at(
+    connection: sqlite3.Connection, positions: Sequence[int]
+) -> Mapping[int, tuple[bytes, Envelope, bytes]]:
+    """Key, envelope and value of recorded events, as `message_of` has them: for a bus on the file of the store."""
     return {
-        position: (envelope.task_id.encode(), headers_of(envelope), value)
+        position: (envelope.task_id.encode(), envelope, value)
         for position, (envelope, value) in events_at(connection, positions).items()
     }

@@ -21,7 +21,7 @@ from bus.lanes import Lanes
 from bus.port import Bus, Consumer, Gap, Record, Subscription, report_gap
 from contracts import ids
 from contracts.authority import Keyring
-from contracts.codec import Codec
+from contracts.codec import Codec, type_in
 from contracts.crashpoints import crashpoint
 from contracts.errors import CancelRequested, Fenced, GavotteError, Killed, Retryable
 from contracts.topology import Agent, Topology
@@ -89,6 +89,7 @@ class Runner:
         self._careful: dict[int, tuple[int, int]] = {}
         self._one_at_a_time = asyncio.Lock()
         self._live: dict[int, Work] = {}
+        self._paused: frozenset[int] = frozenset()
         self._timers: set[asyncio.TimerHandle] = set()
         made: Callable[..., Worker] = Worker if observer is None else functools.partial(ObservedWorker, observer)
         self.worker = made(
@@ -172,23 +173,36 @@ class Runner:
 
     async def fetch(self, subscription: Subscription) -> None:
         """Records into lanes; partitions that are too far ahead of their offset are paused meanwhile."""
-        paused: frozenset[int] = frozenset()
         while self.lanes.failure is None:
-            full = self.lanes.full_partitions()
-            subscription.pause(full - paused)
-            subscription.resume(paused - full)
-            paused = full
+            self._pause(subscription)
             for record in await subscription.fetch(self.pace.batch, FETCH_SECONDS):
-                careful = self._is_careful(record)
-                alone = self._one_at_a_time if careful else contextlib.nullcontext()
-                self.lanes.add(Work(record.key, record, careful=careful, alone=alone))
+                if not self._concerns(record):
+                    self.lanes.pass_over(Work(record.key, record))
+                elif self._is_careful(record):
+                    self.lanes.add(Work(record.key, record, careful=True, alone=self._one_at_a_time))
+                else:
+                    self.lanes.add(Work(record.key, record))
         raise self.lanes.failure  # lanes begin nothing more, so the worker must end
+
+    def _concerns(self, record: Record) -> bool:
+        """Whether this role may have to do with a record; what cannot be told from its type is the worker's to read."""
+        type_ = record.envelope.type if record.envelope is not None else type_in(record.headers)
+        return type_ is None or type_ in self.agent.consumes
+
+    def _pause(self, subscription: Subscription) -> None:
+        """Hold back partitions that are too far ahead of their offset, until enough of it is finished."""
+        full = self.lanes.full_partitions()
+        if full != self._paused:
+            subscription.pause(full - self._paused)
+            subscription.resume(self._paused - full)
+            self._paused = full
 
     async def acknowledge(self, subscription: Subscription) -> None:
         """Offsets and published marks, together and not for each record."""
         while True:
             await self.lanes.progressed.wait()
             self.lanes.progressed.clear()
+            self._pause(subscription)  # while `fetch` waits for partitions that are not held back
             await self._settle(subscription)
             await asyncio.sleep(MARK_SECONDS)
 

@@ -124,11 +124,13 @@ class Worker:
         if work.due is not None:
             work.envelope, value = work.due.event.envelope, work.due.event.value
         elif work.record is not None:
-            work.envelope, value = read_envelope(work.record.key, work.record.headers), work.record.value
+            record, value = work.record, work.record.value
+            work.envelope = record.envelope or read_envelope(record.key, record.headers)
             if work.envelope.type not in self.agent.consumes:
                 return None, value
-            self.topology.check_emission(work.envelope.type, work.envelope.source, work.record.topic)
-            value = await self.codec.inward(work.envelope, work.record.headers, value)
+            self.topology.check_emission(work.envelope.type, work.envelope.source, record.topic)
+            if record.envelope is None:  # else the value is the very one that is stored
+                value = await self.codec.inward(work.envelope, record.headers, value)
         else:
             raise ValueError("work is a record or something due")
         return self.codec.decode(work.envelope, value), value

@@ -10,14 +10,15 @@ from typing import Final
 
 from bus.port import Headers, Record
 from bus.queries import SQL
+from contracts.envelope import Envelope
 from contracts.errors import Corrupt
 
 Place = tuple[int, int]
 """(topic id, partition)."""
 Row = tuple[int, int, int, int, bytes, bytes, bytes, int | None]
 """id, topic id, partition, time_us, key, headers, value, stored."""
-Content = tuple[bytes, Headers, bytes]
-"""Key, headers and value."""
+Content = tuple[bytes, Headers | Envelope, bytes]
+"""Key, headers (or what they are made from) and value."""
 Shelf = Callable[[sqlite3.Connection, Sequence[int]], Mapping[int, Content]]
 """Looks up what is stored in the same file already, by its numbers."""
 
@@ -119,5 +120,5 @@ def record_of(row: Row, topic: str, stored: Mapping[int, Content]) -> Record:
     offset, _, part, time_us, key, packed, value, number = row
     if number is None:
         return Record(topic, part, offset, key, value, unpack_headers(packed), time_us)
-    key, headers, value = stored[number]
-    return Record(topic, part, offset, key, value, headers, time_us)
+    key, carried, value = stored[number]
+    return Record(topic, part, offset, key, value, carried, time_us)

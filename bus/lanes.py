@@ -5,6 +5,7 @@ How a worker uses them:
     lanes = Lanes(worker.deliver, detach)
     lanes.add(work)                     # a record just fetched, or, with `record` None, something swept from the store
     await bus.commit(lanes.ready_offsets()), then lanes.committed(the same offsets)
+    lanes.pass_over(work)               # a record that is none of this worker's business
     subscription.pause(lanes.full_partitions()) and resume what is no longer among them
     await lanes.drain(partitions)       # in on_lost: then commit what is ready
     await lanes.progressed.wait()       # something of the above may have changed; clear it before looking
@@ -104,12 +105,29 @@ class Lanes(Generic[W]):
                 self._startable.append(work.key)
         self._start()
 
-    def _expect(self, item: _Item[W], record: Record) -> None:
+    def pass_over(self, work: W) -> None:
+        """A record that needs no handling: it only stands in the order of offsets."""
+        if work.record is None:
+            return
+        offsets = self._offsets_of(work.record)
+        if offsets.unfinished:  # behind what is not finished: it waits for that
+            item = _Item(work, 0.0)
+            item.finished, item.kept_by = True, 1
+            offsets.unfinished.append(item)
+            self._load(work.record.partition, 1)
+        else:
+            offsets.ready = max(offsets.ready, work.record.offset + 1)
+            self.progressed.set()
+
+    def _offsets_of(self, record: Record) -> _Offsets[W]:
         place = (record.topic, record.partition)
         offsets = self._offsets.get(place)
         if offsets is None or offsets.left:
             offsets = self._offsets[place] = _Offsets()
-        item.offsets = offsets
+        return offsets
+
+    def _expect(self, item: _Item[W], record: Record) -> None:
+        offsets = item.offsets = self._offsets_of(record)
         offsets.unfinished.append(item)
         self._load(record.partition, 1)
         if self._look is None:

@@ -16,6 +16,8 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from contracts.envelope import Envelope
+
 log = logging.getLogger(__name__)
 
 Headers = tuple[tuple[str, bytes], ...]
@@ -25,28 +27,50 @@ Headers = tuple[tuple[str, bytes], ...]
 class Message:
     """A record to be published. The partition follows from the key.
 
-    `stored` is the number under which the very same key, headers and value are stored. A bus that shares its file with
-    that store keeps the number instead of a second copy; any other bus passes it over.
+    `carried` is the headers, or the envelope that they are made from when somebody asks for them. `stored` is the
+    number under which the very same event is stored. A bus that shares its file with that store keeps the number
+    instead of a second copy; any other bus passes it over.
     """
 
     topic: str
     key: bytes
     value: bytes
-    headers: Headers = ()
+    carried: Headers | Envelope = ()
     stored: int | None = None
+
+    @property
+    def headers(self) -> Headers:
+        return _headers(self.carried)
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record as it was read. `timestamp_us` is when the bus stored it."""
+    """A record as it was read. `timestamp_us` is when the bus stored it; `carried` as in `Message`."""
 
     topic: str
     partition: int
     offset: int
     key: bytes
     value: bytes
-    headers: Headers
+    carried: Headers | Envelope
     timestamp_us: int
+
+    @property
+    def headers(self) -> Headers:
+        return _headers(self.carried)
+
+    @property
+    def envelope(self) -> Envelope | None:
+        """The envelope, where the bus had it from the store on its own file: nothing needs to be read or checked."""
+        return self.carried if isinstance(self.carried, Envelope) else None
+
+
+def _headers(carried: Headers | Envelope) -> Headers:
+    if not isinstance(carried, Envelope):
+        return carried
+    from contracts.codec import headers_of
+
+    return headers_of(carried)
 
 
 @dataclass(frozen=True, slots=True)

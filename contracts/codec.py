@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final, cast
 
 from pydantic import ValidationError
@@ -52,7 +53,13 @@ class Wire:
 
 def iso(time_us: int) -> str:
     """RFC 3339 in UTC with microseconds."""
-    return (EPOCH + time_us * MICROSECOND).isoformat().replace("+00:00", "Z")
+    seconds, microseconds = divmod(time_us, 1_000_000)
+    return f"{_iso_seconds(seconds)}.{microseconds:06}Z" if microseconds else f"{_iso_seconds(seconds)}Z"
+
+
+@lru_cache(maxsize=1024)
+def _iso_seconds(seconds: int) -> str:
+    return (EPOCH + timedelta(seconds=seconds)).isoformat().removesuffix("+00:00")
 
 
 def from_iso(text: str) -> int:
@@ -86,6 +93,15 @@ def headers_of(envelope: Envelope) -> Headers:
     if envelope.tracestate:
         found.append(("tracestate", envelope.tracestate.encode()))
     return tuple(found)
+
+
+def type_in(headers: Iterable[tuple[str, bytes]]) -> str | None:
+    """The event's type alone, where the headers name one as they should."""
+    for name, raw in headers:
+        if name == "ce_type":
+            named = TYPE_PATTERN.fullmatch(raw.decode("ascii", "replace"))
+            return named[1] if named is not None else None
+    return None
 
 
 def read_envelope(key: bytes | None, headers: Iterable[tuple[str, bytes]]) -> Envelope:

@@ -66,7 +66,7 @@ CREATE TABLE IF NOT EXISTS tasks (
     title          TEXT NOT NULL,
     updated_at_us  INTEGER NOT NULL,
     state          TEXT NOT NULL
-) STRICT, WITHOUT ROWID;
+) STRICT;  -- with row ids: its rows are large, and would spill out of the pages of an index
 
 CREATE INDEX IF NOT EXISTS tasks_due ON tasks (owner, due_us) WHERE due_us IS NOT NULL;
 CREATE INDEX IF NOT EXISTS tasks_newest ON tasks (first_position);

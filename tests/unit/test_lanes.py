@@ -313,3 +313,18 @@ async def test_who_merely_waits_gives_its_slot_away_and_keeps_its_lane() -> None
     await desk.finish(a1)
     assert desk.begun == [a1, b1, c1]
     await desk.lanes.close()
+
+
+async def test_what_is_passed_over_waits_only_for_what_came_before_it() -> None:
+    desk, first = Desk(), job("a", 1)
+    desk.lanes.pass_over(job("a", 0))
+    assert desk.lanes.ready_offsets() == {("t", 0): 1}
+    await desk.add(first)
+    desk.lanes.pass_over(job("b", 2))
+    desk.lanes.pass_over(job("b", 3))
+    assert desk.lanes.ready_offsets() == {("t", 0): 1}
+    await desk.finish(first)
+    assert desk.lanes.ready_offsets() == {("t", 0): 4}
+    assert desk.begun == [first]
+    assert desk.lanes.idle
+    assert not any(desk.lanes._loads.values())
