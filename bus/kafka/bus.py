@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 
 from bus.kafka import topics as topics_of_cluster
@@ -11,7 +12,7 @@ from bus.kafka.publisher import Publisher
 from bus.kafka.reader import Bounds, Reader, lag
 from bus.kafka.subscription import KafkaSubscription
 from bus.port import Consumer, Features, Lag, Message, Record
-from contracts.errors import Refused, Unavailable
+from contracts.errors import GavotteError, Refused, Unavailable
 
 
 class KafkaBus:
@@ -27,16 +28,22 @@ class KafkaBus:
         self._publisher = Publisher(cluster)
         self._reader = Reader(cluster)
         self._known: set[str] = set()
+        self._asking = asyncio.Lock()
         self._subscriptions: set[KafkaSubscription] = set()
         self._closed = False
 
     # -- the port -----------------------------------------------------------------------------------------------------
 
     async def ensure_topics(self, topics: Sequence[str]) -> None:
-        missing = [topic for topic in topics if topic not in self._known]
-        if not missing:
+        if self._known.issuperset(topics):
             return
         self._check_open()
+        async with self._asking:  # one after the other, so that those who publish keep their order
+            missing = [topic for topic in topics if topic not in self._known]
+            if missing:
+                await self._ensure(missing)
+
+    async def _ensure(self, missing: Sequence[str]) -> None:
         absent = topics_of_cluster.refuse_other_counts(
             self.cluster, await self._link.metadata("the list of topics"), missing
         )
@@ -53,9 +60,15 @@ class KafkaBus:
 
     async def publish(self, messages: Sequence[Message]) -> None:
         self._check_open()
-        if messages:
-            await self.ensure_topics(list({message.topic for message in messages}))
+        if not messages:
+            return
+        topics = {message.topic for message in messages}
+        await self.ensure_topics(list(topics))
+        try:
             await self._publisher.publish(messages)
+        except GavotteError:
+            self._known -= topics  # next time they are looked for first
+            raise
 
     async def subscribe(self, consumer: Consumer) -> KafkaSubscription:
         self._check_open()

@@ -59,6 +59,8 @@ async def within(seconds: float, waited: Awaitable[T]) -> T:
         task.cancel()
         task.add_done_callback(lambda late: late.cancelled() or late.exception())
         raise TimeoutError(f"no answer within {seconds:g} s")
+    if task.cancelled():  # not we were cancelled, but something that it waited for
+        raise ConnectionAbortedError("it was closed meanwhile")
     return task.result()
 
 
@@ -67,6 +69,11 @@ async def dropped(*closings: Coroutine[Any, Any, Any]) -> None:
     for closing in closings:
         with contextlib.suppress(Exception):
             await within(CLOSE_SECONDS, closing)
+
+
+async def drop_consumer(consumer: Any) -> None:
+    """Close a consumer in any state: its own way stumbles over a request in flight and leaves the connection open."""
+    await dropped(consumer.stop(), consumer._client.close())  # noqa: SLF001  nothing else of it can be reached
 
 
 class Link:

@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition, errors
 
 from bus.kafka import faults, wire
 from bus.kafka.cluster import Cluster
-from bus.kafka.link import Link, arguments, dropped, within
+from bus.kafka.link import Link, arguments, drop_consumer, within
 from bus.port import Lag, Record
 from contracts.errors import Unavailable
 
@@ -95,7 +95,7 @@ class Reader:
                 try:
                     await within(self._cluster.patience.request, consumer.start())
                 except BaseException as error:
-                    await dropped(consumer.stop())
+                    await drop_consumer(consumer)
                     if isinstance(error, errors.KafkaError | OSError):
                         raise faults.explained(error, self._cluster, "reading") from error
                     raise
@@ -105,7 +105,7 @@ class Reader:
     async def _drop(self, consumer: Any) -> None:
         if consumer is not None and consumer is self._consumer:
             self._consumer = None
-            await dropped(consumer.stop())
+            await drop_consumer(consumer)
 
 
 async def lag(link: Link, reader: Reader, group: str, topics: Iterable[str]) -> list[Lag]:

@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition, errors
 
 from bus.kafka import faults
 from bus.kafka.cluster import Cluster
-from bus.kafka.link import arguments, dropped, within
+from bus.kafka.link import arguments, drop_consumer, within
 from bus.kafka.membership import Membership
 from bus.kafka.reader import as_record
 from bus.kafka.sharing import Claim
@@ -213,7 +213,7 @@ class KafkaSubscription:
         try:
             await within(self._cluster.patience.request, reader.start())
         except BaseException as error:
-            await dropped(reader.stop())
+            await drop_consumer(reader)
             if isinstance(error, errors.KafkaError | OSError):
                 raise faults.explained(error, self._cluster, "reading") from error
             raise
@@ -224,7 +224,7 @@ class KafkaSubscription:
     async def _drop_reader(self) -> None:
         reader, self._reader = self._reader, None
         if reader is not None:
-            await dropped(reader.stop())
+            await drop_consumer(reader)
 
     def _turn_reader(self) -> None:
         """Have the reader read our places from our positions; nothing is read in between."""

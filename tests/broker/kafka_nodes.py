@@ -21,7 +21,7 @@ def client(broker: Kafka, user: str = ADMIN, **settings: Any) -> KafkaBus:
     if broker.tls:
         found |= {"security": "tls", "cafile": broker.cafile}
     if broker.users:
-        found |= {"security": "sasl", "user": user, "password": broker.users[user]}
+        found |= {"security": "sasl", "user": user, "password": broker.users.get(user, "")}
     return KafkaBus(Cluster(**(found | settings)))
 
 
