@@ -95,7 +95,8 @@ class CodingTools(Toolbox):
     async def run_command(self, arguments: CommandRequest) -> Authored:
         """Run the author's command in the sandbox and commit what it changed."""
         project = await self.project()
-        sandbox, limits = await choose_project_sandbox(self.resources), self.resources.limits_of(project)
+        sandbox = await choose_project_sandbox(self.resources)
+        limits = self.resources.limits_of(project, self.session.state.budget.wall_seconds)
         async with self.resources.git.worktree(arguments.base) as tree:
             ran = await sandbox.run(
                 arguments.command,

@@ -51,9 +51,9 @@ class Resources:
     limits: Limits = DEFAULT_LIMITS
     """What one run in the sandbox may use on this machine."""
 
-    def limits_of(self, project: Project) -> Limits:
-        """The machine's limits, with the project's own time where that is shorter."""
-        seconds = min(self.limits.wall_seconds, float(project.settings.test_timeout_seconds))
+    def limits_of(self, project: Project, seconds_max: float = math.inf) -> Limits:
+        """The machine's limits, with the project's own time, or `seconds_max`, where that is shorter."""
+        seconds = min(self.limits.wall_seconds, float(project.settings.test_timeout_seconds), max(seconds_max, 1.0))
         return replace(self.limits, wall_seconds=seconds, cpu_seconds=math.ceil(seconds))
 
 

@@ -113,6 +113,13 @@ def test_the_shorter_time_counts(tmp_path: Path) -> None:
         assert (limits.wall_seconds, limits.cpu_seconds) == (taken, taken)
 
 
+def test_a_run_never_takes_longer_than_its_task_may(tmp_path: Path) -> None:
+    resources = Resources.__new__(Resources)
+    object.__setattr__(resources, "limits", Limits(wall_seconds=300.0))
+    project = project_at(tmp_path, test_timeout_seconds=200)
+    assert [resources.limits_of(project, most).wall_seconds for most in (60, 250, 0)] == [60.0, 200.0, 1.0]
+
+
 async def resources_with(tmp_path: Path, **values: object) -> Resources:
     """What the wiring hands to the tools of an agent under these settings."""
     runtime = await open_runtime(chosen(tmp_path, **values))
