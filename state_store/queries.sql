@@ -66,8 +66,12 @@ SELECT :task_id, position, correlation_id, :sequence, :head_hash, :fold_version,
 FROM events WHERE task_id = :task_id AND sequence = 1
 
 -- name: views_drop
--- All views but those of a newer build.
-DELETE FROM tasks WHERE fold_version <= ?
+-- The views of a page of tasks, but for those of a newer build.
+DELETE FROM tasks WHERE fold_version <= ? AND task_id > ? AND task_id <= ?
+
+-- name: views_drop_after
+-- The same behind the last task.
+DELETE FROM tasks WHERE fold_version <= ? AND task_id > ?
 
 -- name: tasks_after
 -- Tasks in the order of their ids, a page at a time.

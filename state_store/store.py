@@ -298,7 +298,6 @@ class Store(ABC):
         return await self._read(registrations.agents)
 
     async def rebuild_views(self) -> int:
-        await self._write("rebuild_views", views.drop, alone=True)
         count, after = 0, ""
         while True:
             page = partial(views.rebuild_after, streams=self._streams, after=after, limit=TASKS_PER_REBUILD)

@@ -44,14 +44,16 @@ def view_row(head: Head, now_us: int) -> dict[str, Any]:
     }
 
 
-async def drop(tx: Transaction) -> None:
-    """Forget the views that this build may rebuild."""
-    await tx.run("views_drop", (FOLD_VERSION,))
-
-
 async def rebuild_after(tx: Transaction, streams: Streams, after: str, limit: int) -> list[str]:
-    """Fold the next tasks in the order of their ids; returns their ids, fewer than `limit` at the end."""
+    """Forget the views of the next tasks, in the order of their ids, and fold them anew: whoever looks misses none.
+
+    Returns the ids, fewer than `limit` at the end.
+    """
     found = [task_id for (task_id,) in await tx.rows("tasks_after", (after, limit))]
+    if len(found) == limit:
+        await tx.run("views_drop", (FOLD_VERSION, after, found[-1]))
+    else:
+        await tx.run("views_drop_after", (FOLD_VERSION, after))
     for task_id in found:
         if task_id == SYSTEM_TASK:
             continue

@@ -110,8 +110,12 @@ JOIN events e ON e.task_id = k.task_id AND e.sequence = 1
 ON CONFLICT (task_id) DO NOTHING
 
 -- name: views_drop
--- All views but those of a newer build.
-DELETE FROM tasks WHERE fold_version <= ?
+-- The views of a page of tasks, but for those of a newer build.
+DELETE FROM tasks WHERE fold_version <= ? AND task_id > ? AND task_id <= ?
+
+-- name: views_drop_after
+-- The same behind the last task.
+DELETE FROM tasks WHERE fold_version <= ? AND task_id > ?
 
 -- name: tasks_after
 -- Tasks in the order of their ids, a page at a time.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from contracts.crashpoints import observe
 from contracts.errors import Conflict, Corrupt, Unavailable, Usage
 from contracts.events import KillRaised
 from contracts.ids import SYSTEM_TASK
@@ -37,6 +38,27 @@ async def test_views_rebuilt_are_the_same_bytes(world: World) -> None:
     await several_tasks(world)
     before = await views(world)
     assert len(before) == 7
+    assert await world.store.rebuild_views() == 7
+    assert await views(world) == before
+
+
+async def test_a_rebuild_that_dies_half_way_leaves_every_view(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await several_tasks(world)
+    before = await views(world)
+    monkeypatch.setattr("state_store.store.TASKS_PER_REBUILD", 3)
+
+    def dies(name: str) -> None:
+        if name == "store.rebuild_views.after":
+            raise InterruptedError
+
+    observe(dies)
+    try:
+        with pytest.raises(InterruptedError):
+            await world.store.rebuild_views()
+    finally:
+        observe(None)
+    assert await views(world) == before
+    await world.sql("UPDATE tasks SET title = 'nonsense', task_id = 'f' || substr(task_id, 2)")
     assert await world.store.rebuild_views() == 7
     assert await views(world) == before
 
