@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -14,8 +13,6 @@ if TYPE_CHECKING:
     from state_store.fold import TaskState
     from state_store.port import Recorded
 
-PAUSE_SECONDS: Final = 0.05
-PAUSE_SECONDS_MAX: Final = 0.5
 PERSON_STATUSES: Final = frozenset({"waiting", "escalated"})
 
 
@@ -70,12 +67,11 @@ async def follow(runtime: Runtime, task_id: str) -> AsyncGenerator[Seen, None]:
     """The events of a task as they come, for ever; the caller leaves when it has seen enough."""
     from state_store.fold import TaskState
 
-    state, pause_seconds = TaskState(task_id=task_id), PAUSE_SECONDS
+    state, position = TaskState(task_id=task_id), 0
     while True:
+        position = await runtime.store.news(position)
         stream = await runtime.store.stream(task_id)
         new = [recorded for recorded in stream if recorded.sequence > state.sequence]
         for seen in seen_of(runtime, new, state):
             state = seen.state
             yield seen
-        pause_seconds = PAUSE_SECONDS if new else min(pause_seconds * 1.5, PAUSE_SECONDS_MAX)
-        await asyncio.sleep(pause_seconds)

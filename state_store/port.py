@@ -327,6 +327,10 @@ class StateStore(Protocol):
         """Events of all tasks after a global position, in order; none is ever skipped."""
         ...
 
+    async def news(self, after_position: int, *, timeout_seconds: float = 5.0) -> int:
+        """Where the log ends, as soon as that is behind a position, or when the time is over: for live views."""
+        ...
+
     async def event(self, event_id: str) -> Recorded | None:
         """One event by its id."""
         ...

@@ -9,7 +9,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
 from contracts import ids
 from contracts.codec import Codec
@@ -45,7 +45,7 @@ from state_store.port import (
 )
 from state_store.streams import Streams
 from state_store.sweep import Sweep
-from state_store.transaction import Transaction
+from state_store.transaction import Row, Transaction
 
 T = TypeVar("T")
 
@@ -74,6 +74,9 @@ class Store(ABC):
     `is_alive` says whether the process of a holder lives; without it a lease ends by its time alone. `topology` learns
     of further agents as they register.
     """
+
+    look_seconds: ClassVar[tuple[float, ...]] = (0.05, 0.05, 0.1, 0.2, 0.3, 0.5)
+    """Pauses between looks at the end of the log for who waits for news."""
 
     def __init__(
         self, codec: Codec, bodies: Bodies, is_alive: Callable[[str], bool] | None, topology: Topology | None
@@ -144,6 +147,22 @@ class Store(ABC):
 
     async def tail(self, after_position: int, limit: int = 500) -> list[Recorded]:
         return await self._read(lambda tx: self._streams.tail(tx, after_position, limit))
+
+    async def news(self, after_position: int, *, timeout_seconds: float = 5.0) -> int:
+        loop = asyncio.get_running_loop()
+        deadline, looks = loop.time() + timeout_seconds, 0
+        while True:
+            wait = await self._alarm()  # before the look, so that nothing falls between the two
+            (position,) = await self._read(_last_position)
+            left = deadline - loop.time()
+            if position > after_position or left <= 0:
+                return int(position)
+            await wait(min(left, self.look_seconds[min(looks, len(self.look_seconds) - 1)]))
+            looks += 1
+
+    async def _alarm(self) -> Callable[[float], Awaitable[object]]:
+        """What waits for so long at most; a backend that is told of news lets it end earlier."""
+        return asyncio.sleep
 
     async def event(self, event_id: str) -> Recorded | None:
         return await self._read(lambda tx: self._streams.event(tx, event_id))
@@ -340,6 +359,10 @@ async def _open_work(tx: Transaction, role: str) -> OpenWork:
         tasks=dict(await tx.rows("count_open_tasks")),
         deliveries=dict(await tx.rows("count_open_deliveries", (role,))),
     )
+
+
+async def _last_position(tx: Transaction) -> Row:
+    return await tx.one("last_position")
 
 
 async def _statistics(tx: Transaction) -> dict[str, Any]:

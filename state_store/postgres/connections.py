@@ -137,7 +137,7 @@ class Connections:
 
     def __init__(self, url: str, size: int, *, application: str = "gavotte") -> None:
         self.where = shown(url)
-        self._url = url
+        self.url = url
         self._slots = asyncio.Semaphore(size)
         self._idle: list[Connection] = []
         self._application = application
@@ -164,7 +164,7 @@ class Connections:
         """A new connection. Raises Unavailable, or Refused where the server lets us not in."""
         if self._closed:
             raise Unavailable(f"the store on {self.where} is closed in this process")
-        raw = await dial(self._url, SESSION | {"application_name": self._application}, COMMAND_SECONDS)
+        raw = await dial(self.url, SESSION | {"application_name": self._application}, COMMAND_SECONDS)
         connection = Connection(raw, self.where)
         (row,) = await connection.fetch("server_time")
         self.clock.told(row[0])

@@ -47,11 +47,12 @@ SELECT event_id, type, version, task_id, correlation_id, causation_id, time_us, 
        tenant, trust, value, sequence, position, recorded_at_us, prev_hash, hash
 FROM events WHERE task_id = ? AND sequence <= ? ORDER BY sequence
 
--- name: event_by_id
+-- name: event_by_id (gathered)
 -- One event.
-SELECT event_id, type, version, task_id, correlation_id, causation_id, time_us, source, traceparent, tracestate,
-       tenant, trust, value, sequence, position, recorded_at_us, prev_hash, hash
-FROM events WHERE event_id = ?
+SELECT k.n, e.event_id, e.type, e.version, e.task_id, e.correlation_id, e.causation_id, e.time_us, e.source,
+       e.traceparent, e.tracestate, e.tenant, e.trust, e.value, e.sequence, e.position, e.recorded_at_us, e.prev_hash,
+       e.hash
+FROM unnest(?::text[]) WITH ORDINALITY AS k (event_id, n) JOIN events e ON e.event_id = k.event_id
 
 -- name: event_by_sequence
 -- One event by its place in its task.
@@ -71,11 +72,12 @@ SELECT event_id, type, version, task_id, correlation_id, causation_id, time_us, 
        tenant, trust, value, sequence, position, recorded_at_us, prev_hash, hash
 FROM events WHERE position > ? ORDER BY position LIMIT ?
 
--- name: head
+-- name: head (gathered)
 -- The end of a stream, and the view if it is there.
-SELECT e.sequence, e.hash, t.sequence, t.fold_version, t.state
-FROM events e LEFT JOIN tasks t ON t.task_id = e.task_id
-WHERE e.task_id = ? ORDER BY e.sequence DESC LIMIT 1
+SELECT k.n, h.sequence, h.hash, t.sequence, t.fold_version, t.state
+FROM unnest(?::text[]) WITH ORDINALITY AS k (task_id, n)
+CROSS JOIN LATERAL (SELECT sequence, hash FROM events WHERE task_id = k.task_id ORDER BY sequence DESC LIMIT 1) h
+LEFT JOIN tasks t ON t.task_id = k.task_id
 
 -- name: moved_since
 -- What was recorded in a stream after a sequence: to say what overtook a decision.

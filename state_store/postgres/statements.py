@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
@@ -28,7 +27,7 @@ class Statement:
 
     def arguments(self, values: Values) -> list[Any]:
         """The parameters in the order of their places."""
-        if isinstance(values, Mapping):
+        if isinstance(values, dict):
             return [values[place] for place in self.places]
         return list(values)
 

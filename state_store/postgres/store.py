@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final, Self, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, ClassVar, Final, Self, TypeVar
 
 from contracts.codec import Codec
 from contracts.topology import Topology
 from state_store.bodies import Bodies
 from state_store.postgres.connections import Connections
+from state_store.postgres.listening import Listener
 from state_store.postgres.migrations import check
 from state_store.postgres.together import Changes, Reads
 from state_store.store import Rules, Store
@@ -25,6 +26,8 @@ class PostgresStore(Store):
     A lease ends by its time alone, on the server's clock; `is_alive` and `clock` are for tests.
     """
 
+    look_seconds: ClassVar[tuple[float, ...]] = (2.0,)  # the server tells: this is for what it could not tell
+
     def __init__(
         self,
         connections: Connections,
@@ -39,6 +42,7 @@ class PostgresStore(Store):
         self._connections = connections
         self._changes = Changes(connections, parallel, clock)
         self._reads = Reads(connections, clock)
+        self._listener = Listener(connections.url)
 
     @classmethod
     async def open(cls, url: str, codec: Codec, *, size: int = CONNECTIONS, **more: Any) -> Self:
@@ -64,7 +68,11 @@ class PostgresStore(Store):
     async def _change(self, rules: Rules[T], tasks: Sequence[str], *, alone: bool, repeatable: bool) -> T:
         return await self._changes.change(rules, tasks, alone=alone, repeatable=repeatable)
 
+    async def _alarm(self) -> Callable[[float], Awaitable[object]]:
+        return await self._listener.alarm()
+
     async def close(self) -> None:
+        await self._listener.close()
         await self._changes.close()
         await self._reads.close()
         await self._connections.close()

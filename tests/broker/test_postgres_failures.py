@@ -314,11 +314,11 @@ async def test_a_database_without_tables_names_the_way_forward(
     await asyncio.gather(migrate(bare), migrate(bare))  # two at once: one of them does it
     assert await migrate(bare) == []
     await opening(bare, world)
-    later = migrations.Migration(2, "later", "CREATE TABLE later (a int)")
+    later = migrations.Migration(9999, "later", "CREATE TABLE later (a int)")
     both = [*migrations.known(), later]
     with monkeypatch.context() as newer:
         newer.setattr(migrations, "known", lambda: both)
-        with pytest.raises(Refused, match="lacks the migrations 0002 later"):
+        with pytest.raises(Refused, match="lacks the migrations 9999 later"):
             await opening(bare, world)
         assert await migrate(bare) == [later]
         await opening(bare, world)
@@ -327,7 +327,7 @@ async def test_a_database_without_tables_names_the_way_forward(
     with pytest.raises(Refused, match="newer build"):
         await migrate(bare)
     with monkeypatch.context() as edited:
-        edited.setattr(migrations, "known", lambda: [replace(both[0], script="-- edited"), later])
+        edited.setattr(migrations, "known", lambda: [replace(both[0], script="-- edited"), *both[1:]])
         with pytest.raises(Refused, match="another script"):
             await opening(bare, world)
     await world.sql("DROP SCHEMA bare CASCADE")
@@ -338,13 +338,13 @@ async def test_a_migration_that_fails_leaves_nothing_behind(
 ) -> None:
     await world.sql("CREATE SCHEMA IF NOT EXISTS broken AUTHORIZATION gavotte")
     broken = postgres.url + "?search_path=broken"
-    bad = migrations.Migration(2, "bad", "CREATE TABLE half (a int); CREATE TABLE half (a int)")
+    bad = migrations.Migration(9999, "bad", "CREATE TABLE half (a int); CREATE TABLE half (a int)")
     all_known = [*migrations.known(), bad]
     monkeypatch.setattr(migrations, "known", lambda: all_known)
     with pytest.raises(asyncpg.DuplicateTableError):
         await migrate(broken)
     assert await world.sql("SELECT 1 FROM pg_tables WHERE schemaname = 'broken' AND tablename = 'half'") == []
-    with pytest.raises(Refused, match="lacks the migrations 0002 bad"):
+    with pytest.raises(Refused, match="lacks the migrations 9999 bad"):
         await opening(broken, world)
     await world.sql("DROP SCHEMA broken CASCADE")
 
@@ -356,3 +356,15 @@ async def test_text_that_the_server_cannot_keep_is_kept_as_far_as_it_can(world: 
     assert intent.why == "a\ufffdb"
     request = Commit(delivery, status="parked", reason="it said \0", reason_code="x")
     assert (await world.store.commit(request)).status == "recorded"
+
+
+async def test_news_come_again_after_a_crash(tmp_path: Path) -> None:
+    with Postgres(durable=False) as server:
+        async with opened_on_server(Place.of(server), tmp_path, now_us=None) as world:
+            for position in (1, 2, 3):
+                waiting = asyncio.create_task(world.store.news(position - 1, timeout_seconds=60))
+                await asyncio.sleep(0.05)
+                assert (await world.submit()).position == position
+                assert await waiting == position
+                await asyncio.to_thread(server.kill)
+                await asyncio.to_thread(server.start)

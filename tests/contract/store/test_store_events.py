@@ -255,3 +255,15 @@ async def test_a_wrong_digest_is_no_approval(world: World) -> None:
     word = granting(request).model_copy(update={"digest": "sha256:other"})
     with pytest.raises(Illegal, match="sha256:other"):
         await world.store.append([world.said(request, word)])
+
+
+async def test_who_waits_for_news_is_told_by_whoever_appends(world: World) -> None:
+    other = await world.another()
+    assert await world.store.news(0, timeout_seconds=0) == 0
+    for position in range(1, 4):
+        waiting = asyncio.create_task(world.store.news(position - 1, timeout_seconds=60))
+        await asyncio.sleep(0)
+        (recorded,) = await other.append([world.submission()])
+        assert await waiting == recorded.position == position
+    assert await world.store.news(0) == 3, "what is there already is no news to wait for"
+    assert await world.store.news(3, timeout_seconds=0.05) == 3
