@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from contracts.errors import Usage
@@ -60,3 +61,15 @@ def cluster_of(settings: Settings) -> Cluster:
             poll=chosen.poll_interval_seconds,
         ),
     )
+
+
+async def absent_topics(settings: Settings, topics: Sequence[str]) -> list[str]:
+    """Which of these the Kafka cluster lacks."""
+    from bus.kafka.link import Link
+    from bus.kafka.topics import refuse_other_counts
+
+    link = Link(cluster_of(settings))
+    try:
+        return refuse_other_counts(link.cluster, await link.metadata("the list of topics"), topics)
+    finally:
+        await link.drop()

@@ -336,7 +336,13 @@ async def bus(runtime: Runtime) -> str:
     topics = runtime.topology.topics()
     for topic in topics:
         await runtime.bus.read(topic, records_max=1)
-    return f"{runtime.settings.bus.backend} answers: {count(len(topics), 'topic')}"
+    said = f"{runtime.settings.bus.backend} answers: {count(len(topics), 'topic')}"
+    if runtime.settings.bus.backend != "kafka":
+        return said
+    from agents.transport import absent_topics
+
+    absent = await absent_topics(runtime.settings, [*topics, *runtime.topology.letter_topics()])
+    return f"{said}; {len(absent)}, letters included, are not made yet: gavotte topics create" if absent else said
 
 
 async def tried(name: str, question: Callable[[], Awaitable[str]]) -> Finding:
