@@ -18,6 +18,7 @@ from bus.retry import DeadLetter, LetGo, RetryIn, Stop, Verdict, decide
 from contracts.envelope import Event
 from contracts.errors import CancelRequested, Exhausted, Fenced, GavotteError, Killed
 from contracts.events import Payload
+from contracts.redaction import redacted
 from contracts.topology import Agent
 from state_store.fold import TaskState, owner
 from state_store.port import Commit, Recorded, StateStore
@@ -115,7 +116,7 @@ class Aside:
             session.delivery,
             status="retry",
             consumed=session.consumed,
-            reason=str(error),
+            reason=redacted(str(error)),
             reason_code=verdict.code,
             due_us=self._clock() + int(verdict.seconds * 1_000_000),
             attempt=work.attempt + 1,
@@ -139,7 +140,7 @@ class Aside:
             status="dead" if isinstance(verdict, DeadLetter) else "parked",
             consumed=session.consumed,
             emitted=self._emission.sealed(session.delivery, emitted, slot=f"aside{state.sequence}.{work.attempt}"),
-            reason=str(error),
+            reason=redacted(str(error)),
             reason_code=verdict.code,
             attempt=work.attempt,
         )

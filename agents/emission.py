@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
 
 from bus.port import Message
 from contracts.codec import Codec
 from contracts.envelope import Envelope, Event, agent_source
 from contracts.errors import Rejected
+from contracts.events import Body, Payload
+from contracts.redaction import redacted
 from contracts.topology import Agent, Topology, topic_for
 from state_store.port import Delivery, Encoded, Recorded
 from state_store.shelf import events_at
+
+P = TypeVar("P", bound=Payload)
 
 
 class Emission:
@@ -44,7 +51,12 @@ class Emission:
         event = draft.sealed(producer=producer, index=index, time_us=self._clock(), source=agent_source(role))
         if self.context is not None:
             event = self.context(delivery, event)
-        return Encoded(event, self._codec.encode_payload(event.payload))
+        value = self._codec.encode_payload(event.payload)
+        clean = clean_payload(event.payload, value)
+        if clean is not event.payload:
+            event = Event(event.envelope, clean)
+            value = self._codec.encode_payload(clean)
+        return Encoded(event, value)
 
     def message(self, event: Recorded) -> Message:
         """A recorded event as it travels."""
@@ -68,3 +80,21 @@ def contents_at(
         position: (envelope.task_id.encode(), envelope, value)
         for position, (envelope, value) in events_at(connection, positions).items()
     }
+
+
+def clean_payload(payload: P, encoded: bytes) -> P:
+    """The payload without secrets: itself where its bytes show none, which is nearly always."""
+    shown = encoded.decode("utf-8", "replace")
+    return payload if redacted(shown) == shown else _clean(payload)
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, Body):
+        return value if value.text is None or redacted(value.text) == value.text else Body.of(redacted(value.text))
+    if isinstance(value, BaseModel):
+        return value.model_copy(update={name: _clean(each) for name, each in value})
+    if isinstance(value, tuple):
+        return tuple(_clean(each) for each in value)
+    return {key: _clean(each) for key, each in value.items()} if isinstance(value, dict) else value

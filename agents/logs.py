@@ -8,6 +8,9 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from contracts.harmless import harmless, harmless_lines
+from contracts.redaction import redacted
+
 if TYPE_CHECKING:
     from agents.settings import Settings
 
@@ -17,10 +20,19 @@ TEXT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
 def start_logging(settings: Settings, **everywhere: str) -> None:
     """Log as the settings say; `everywhere` (role, instance) stands in each JSON line."""
     handler = logging.StreamHandler(sys.stdout if settings.log.stream == "stdout" else sys.stderr)
-    handler.setFormatter(JsonLines(everywhere) if settings.log.format == "json" else logging.Formatter(TEXT))
+    handler.setFormatter(JsonLines(everywhere) if settings.log.format == "json" else TextLines(TEXT))
     logging.basicConfig(level=settings.log.level.upper(), handlers=[handler])
     for chatty in ("httpcore2", "httpx2"):  # each request would be a line
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.root.level))
+
+
+class TextLines(logging.Formatter):
+    """A log record for people: no secret of this process, and nothing that steers a terminal or forges a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        said = logging.makeLogRecord({**record.__dict__, "msg": harmless(record.getMessage()), "args": None})
+        text = super().format(said)
+        return redacted(harmless_lines(text))
 
 
 class JsonLines(logging.Formatter):
@@ -42,7 +54,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return redacted(json.dumps(line, ensure_ascii=True, default=str))
 
 
 def at_work() -> dict[str, str]:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from contracts import ids
+from contracts import ids, redaction
 from contracts.errors import Fenced, Killed
 from state_store.fold import TaskState
 from state_store.port import Delivery, Effect, Encoded, StateStore, Step
@@ -180,7 +180,7 @@ class Session:
             ordinal=ordinal,
             kind=kind,
             name=name,
-            arguments=arguments,
+            arguments=redaction.redacted(arguments),
             arguments_digest=digest,
             state_digest=self._digest_of_state(),
             why=why,
@@ -197,14 +197,15 @@ class Session:
         try:
             outcome = await run()
         except Exception as error:
-            failed = replace(intent, outcome="error", error=f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS_MAX])
+            said = redaction.redacted(f"{type(error).__name__}: {error}")[:ERROR_CHARACTERS_MAX]
+            failed = replace(intent, outcome="error", error=said)
             await self.store.step_outcome(self.delivery, replace(failed, ended_at_us=ids.now_us()))
             raise
         done = replace(
             intent,
             outcome="error" if outcome.error else "ok",
-            result=outcome.result,
-            error=outcome.error[:ERROR_CHARACTERS_MAX],
+            result=redaction.redacted(outcome.result),
+            error=redaction.redacted(outcome.error)[:ERROR_CHARACTERS_MAX],
             ended_at_us=ids.now_us(),
             tokens_in=outcome.tokens_in,
             tokens_out=outcome.tokens_out,

@@ -49,6 +49,7 @@ MODEL_KEYS: Final = frozenset(
 
 _LOGIN: Final = re.compile(r"(://[^/?#:@\s]*):[^/?#@\s]*@")
 """A password inside an address."""
+_PASSWORD: Final = re.compile(r"://[^/?#:@\s]*:([^/?#@\s]*)@")
 
 
 class Settings(Section):
@@ -76,6 +77,11 @@ class Settings(Section):
     def rows(self) -> list[tuple[str, str, str]]:
         """Every setting as (key, value, origin) in the order of this file; secrets are masked."""
         return [(key, _shown(value), self.origin(key)) for key, value in _walk(self)]
+
+    def secrets(self) -> list[str]:
+        """The values that no text may show: of settings that hold a secret, and passwords inside their addresses."""
+        found = [value.get_secret_value() for _, value in _walk(self) if isinstance(value, SecretStr)]
+        return found + [login[1] for text in found if (login := _PASSWORD.search(text))]
 
     def value(self, key: str) -> Any:
         """The value of `worker.concurrency` and the like."""

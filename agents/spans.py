@@ -16,6 +16,7 @@ from agents import conventions as names
 from agents.observed import Interval, Passage
 from contracts import ids
 from contracts.envelope import Envelope, is_open, span_of
+from contracts.redaction import redacted
 from state_store.port import Step
 
 Kind = Literal["producer", "consumer", "client", "internal"]
@@ -143,7 +144,7 @@ def _process(passage: Passage, place: Place, envelope: Envelope, trace: Context)
         (passage.began_us, passage.ended_us),
         attributes | ({names.ERROR_TYPE: error} if error else {}),
         link=created if linked else None,
-        error=str(passage.error) if error else "",
+        error=redacted(str(passage.error)) if error else "",
     )
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from contracts import ids
+from contracts import ids, redaction
 from contracts.authority import Keyring
 from contracts.codec import Codec, framed_id
 from contracts.errors import NotFound, Retryable, Usage
@@ -106,6 +106,7 @@ async def open_runtime(settings: Settings, *, create: bool = True) -> Runtime:
         settings.make_folders()
     elif not settings.has_record:
         raise Usage(f"{settings.data} is no data folder yet", hint="submit a task first, or name one with --data")
+    redaction.hold((*settings.secrets(), *redaction.secrets_in(os.environ)))
     topology, codec = Topology(), codec_of(settings)
     async with contextlib.AsyncExitStack() as opened:
         database = await file_of(settings)

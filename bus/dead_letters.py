@@ -16,7 +16,7 @@ from typing import Final
 
 from bus.port import Headers, Message, Record
 from bus.retry import code_of, reason_of
-from contracts import ids
+from contracts import ids, redaction
 from contracts.errors import GavotteError, Retryable, Undecodable
 
 PREFIX: Final = "gavotte.error."
@@ -144,7 +144,8 @@ def original_headers(record: Record) -> Headers:
 
 def redacted(text: str) -> str:
     """The text with what looks like a secret replaced by ***; a net below the rule that errors carry none."""
-    return _SECRET.sub(lambda match: f"{match[1] or match[2] or match[3]}***", text)
+    clean = _SECRET.sub(lambda match: f"{match[1] or match[2] or match[3]}***", text)
+    return redaction.redacted(clean)
 
 
 def _is_retryable(error: BaseException) -> bool:

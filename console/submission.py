@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from contracts import ids
 from contracts.errors import Conflict, NotFound, Refused, Rejected, Usage
 from contracts.events import INLINE_BYTES_MAX, Body, Budget, TaskSubmitted
+from contracts.redaction import holds_own, redacted
 
 if TYPE_CHECKING:
     from agents.projects import Registry
@@ -64,8 +65,8 @@ async def submit(runtime: Runtime, wish: Wish) -> Submitted:
     await git.import_commit(facts.path, facts.head_commit)
     project, new = await _project_of(runtime, git, facts)
     payload = TaskSubmitted(
-        title=title_of(wish),
-        description=wish.description,
+        title=redacted(title_of(wish)),
+        description=redacted(wish.description),
         author=wish.author,
         repository=str(facts.path),
         project_id=project.project_id,
@@ -118,6 +119,9 @@ def check_wish(wish: Wish) -> None:
         raise Usage(
             f"the patch has {len(wish.patch) >> 20} MiB, the cap is {PATCH_BYTES_MAX >> 20}", hint="split the task"
         )
+    shown = (*wish.command, wish.patch.decode("utf-8", "replace") if wish.patch else "")
+    if any(holds_own(text) for text in shown):  # what is recorded is for good, and cannot be cut without being changed
+        raise Usage(f"the {wish.author} holds a secret of this installation", hint="take it out and submit again")
     if wish.author == "model" and not (wish.title or wish.description):
         raise Usage("say what is to be done", hint='gavotte submit "split() loses a cent" --repo PATH')
 

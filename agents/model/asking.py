@@ -19,6 +19,8 @@ from agents.model import calls
 from agents.model.port import Call, Failure, Model, Question, Reply, Route, Said
 from agents.session import Outcome, Reservation, Session
 from contracts.errors import NeedsPerson, Unavailable
+from contracts.harmless import marked
+from contracts.redaction import redacted_plain
 from state_store.port import Step
 
 log = logging.getLogger(__name__)
@@ -154,7 +156,7 @@ class Asker:
         async def run() -> Outcome:
             nonlocal failure, reply
             try:
-                reply = await self._model.send(call)
+                reply = without_secrets(await self._model.send(call))
             except Failure as error:
                 failure = error
                 return calls.failed(call, error)
@@ -171,6 +173,11 @@ class Asker:
             model=call.route.model,
         )
         return failure, reply, step
+
+
+def without_secrets(reply: Reply) -> Reply:
+    """The reply as the journal will have it, so that a rerun sees the same."""
+    return replace(reply, message=redacted_plain(reply.message))
 
 
 def asked_to_wait(error: BaseException | None) -> float:
@@ -251,7 +258,7 @@ def mended(question: Question, reply: Reply, problem: Unusable) -> Question:
     """The question again, with the last answer and what is wrong with it; the answers before are not carried along."""
     blocks = [block.get("input", block.get("text")) for block in reply.content if block["type"] in {"text", "tool_use"}]
     quoted = "\n".join(block if isinstance(block, str) else json.dumps(block) for block in blocks if block)
-    was = f"<untrusted kind=answer>\n{quoted[:ANSWER_QUOTED_MAX]}\n</untrusted>" if quoted else ""
+    was = marked("answer", quoted[:ANSWER_QUOTED_MAX]) if quoted else ""
     first = question.messages[-1]
     said = Said.by_us(f"Your last answer could not be used: {problem}.", was, "Answer again, as it was asked for.")
     return replace(

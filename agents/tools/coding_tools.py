@@ -12,6 +12,7 @@ from agents.tools.toolbox import Toolbox, tool
 from agents.tools.workspace import NewContent
 from contracts.errors import GavotteError, NotFound, Rejected
 from contracts.events import Body, Evidence, FileChange, Finding
+from contracts.harmless import marked
 from contracts.prompts import Prompt
 
 FILE_BYTES_MAX = 256 * 1024
@@ -177,12 +178,10 @@ class CodingTools(Toolbox):
     ) -> ChangeDraft:
         """Ask the model for edits, given the plan, the files it names and what review found last time."""
         state = self.session.state
-        files = "\n".join(f"<untrusted kind=file path={path!r}>\n{text}\n</untrusted>" for path, text in texts.items())
+        files = "\n".join(marked("file", text, path=path) for path, text in texts.items())
         found = "\n".join(f"- [{f.severity}] {f.file or ''}:{f.line or ''} {f.message} {f.evidence}" for f in findings)
-        content = (
-            f"<untrusted kind=task>\n{state.title}\n\n{state.description}\n</untrusted>\n"
-            f"<untrusted kind=plan>\n{plan}\n</untrusted>\n{files}\n<untrusted kind=findings>\n{found}\n</untrusted>"
-        )
+        task = marked("task", f"{state.title}\n\n{state.description}")
+        content = f"{task}\n{marked('plan', plan)}\n{files}\n{marked('findings', found)}"
         return await self.ask_model(prompt.name, prompt.text, content, ChangeDraft, turn=turn, why="write the change")
 
     # -- inside

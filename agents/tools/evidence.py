@@ -13,6 +13,7 @@ from agents.tools.toolbox import Resources
 from contracts.errors import NotFound
 from contracts.events import Evidence
 from contracts.project import Project
+from contracts.redaction import redacted
 from state_store.port import StateStore
 
 FAILED_LISTED_MAX = 50
@@ -79,8 +80,8 @@ def evidence_of(report: TestReport, digest: str, report_digest: str) -> Evidence
 
 
 async def keep_report(store: StateStore, report: TestReport) -> str:
-    """Store the whole report; its digest."""
-    return await store.put_body(report.model_dump_json().encode())
+    """Store the whole report, without secrets that a test printed; its digest."""
+    return await store.put_body(redacted(report.model_dump_json()).encode())
 
 
 async def kept_report(store: StateStore, digest: str) -> TestReport:

@@ -15,6 +15,7 @@ from agents.tools.judging import could_not_evaluate, imports_fail, prepare_line
 from agents.tools.toolbox import Toolbox, tool
 from contracts.errors import Rejected
 from contracts.events import Body, Evidence, PlanStep, is_utf8
+from contracts.harmless import marked
 from contracts.prompts import Prompt
 
 FILES_LISTED_MAX = 400
@@ -126,8 +127,6 @@ class PlanningTools(Toolbox):
         """Ask the model for a plan, grounded in the files that exist."""
         state = self.session.state
         listing = "\n".join(survey.files)
-        content = (
-            f"<untrusted kind=task>\n{state.title}\n\n{state.description}\n</untrusted>\n"
-            f"<untrusted kind=files total={survey.files_total}>\n{listing}\n</untrusted>"
-        )
+        task = marked("task", f"{state.title}\n\n{state.description}")
+        content = f"{task}\n{marked('files', listing, total=survey.files_total)}"
         return await self.ask_model(prompt.name, prompt.text, content, PlanDraft, turn=0, why="plan the task")

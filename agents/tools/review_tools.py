@@ -15,6 +15,7 @@ from agents.tools.reports import TestReport
 from agents.tools.toolbox import Toolbox, tool
 from contracts.errors import GavotteError
 from contracts.events import Evidence, Finding, GateResult
+from contracts.harmless import marked
 from contracts.prompts import Prompt
 
 FILE_BYTES_MAX = 1024 * 1024
@@ -113,10 +114,8 @@ class ReviewTools(Toolbox):
     async def read_change(self, prompt: Prompt, diff: str, turn: int) -> ReviewDraft:
         """Ask a model that did not write the change to read it."""
         state = self.session.state
-        content = (
-            f"<untrusted kind=task>\n{state.title}\n\n{state.description}\n</untrusted>\n"
-            f"<untrusted kind=diff>\n{diff}\n</untrusted>"
-        )
+        task = marked("task", f"{state.title}\n\n{state.description}")
+        content = f"{task}\n{marked('diff', diff)}"
         return await self.ask_model(prompt.name, prompt.text, content, ReviewDraft, turn=turn, why="read the change")
 
     @property

@@ -29,6 +29,7 @@ from contracts.envelope import Event
 from contracts.errors import NotFound
 from contracts.events import Body, body_text
 from contracts.project import Project
+from contracts.redaction import redacted
 
 A = TypeVar("A", bound=BaseModel)
 R = TypeVar("R", bound=BaseModel)
@@ -106,7 +107,8 @@ class Toolbox:
         return body_text(body, stored)
 
     async def keep(self, text: str) -> Body:
-        """A body for an event; large texts go into the store first."""
+        """A body for an event, without secrets; large texts go into the store first."""
+        text = redacted(text)
         body = Body.of(text)
         if body.text is None:
             await self.session.store.put_body(text.encode("utf-8", "surrogateescape"))
@@ -144,7 +146,7 @@ class Toolbox:
             turn=turn,
             prompt=(prompt, hashlib.sha256(instructions.encode()).hexdigest()),
             instructions=readable(instructions),
-            messages=(Said.by_us(content),),
+            messages=(Said.by_us(redacted(content)),),
             tools=(offer,),
             answer_tool=offer.name,
             purpose=purpose,

@@ -246,7 +246,8 @@ async def test_what_a_model_said_is_quoted_as_untrusted_and_bounded(world: World
     provider = Provider(long, drafted())
     await ask(world, event, provider)
     told = json.loads(provider.asked[1].body)["messages"][0]["content"][2]["text"]
-    assert told.startswith("<untrusted kind=answer>\nignore")
+    assert told.startswith("<untrusted id=")
+    assert told.partition("\n")[0].endswith(' kind="answer">')
     assert len(told) < 9000
 
 

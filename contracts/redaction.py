@@ -1,0 +1,107 @@
+"""Takes secrets out of text before it is recorded, logged or sent: the values this process holds, and common forms of keys.
+
+A text that was JSON stays JSON: nothing that is taken out holds a quote or a backslash of its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+from urllib.parse import quote
+
+MASK: Final = "[redacted]"
+VALUE_CHARACTERS_MIN: Final = 8
+NAMES: Final = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$")
+"""Variables of an environment that hold a secret, by the end of their name."""
+
+_FORMS: Final = re.compile(
+    r"\bsk-(?:ant-|proj-)?[A-Za-z0-9_-]{24,}"
+    r"|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"
+    r"|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_[A-Za-z0-9_]{20,}|\bglpat-[A-Za-z0-9_-]{16,}"
+    r"|\bxox[abeprs]-[A-Za-z0-9-]{10,}|\b[sr]k_live_[A-Za-z0-9]{16,}"
+    r"|\bAIza[A-Za-z0-9_-]{30,}|\bnpm_[A-Za-z0-9]{30,}|\bpypi-[A-Za-z0-9_-]{40,}|\bhf_[A-Za-z0-9]{30,}"
+    r"|\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"
+    r"|-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----(?:[A-Za-z0-9+/=:,\s-]|\\[nr]){0,20000}?-----END (?:[A-Z]+ )*PRIVATE KEY-----"
+    r"|-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----(?:[A-Za-z0-9+/=\s]|\\[nr]){0,20000}"
+)
+_KEPT_HEAD: Final = re.compile(
+    r"(?P<head>\b[Bb]earer |\b[A-Z][A-Z0-9_]*(?:KEY|TOKEN|SECRET|PASSWORD)=)"
+    r"(?=[A-Za-z._~+/-]*[0-9])(?=[0-9._~+/-]*[A-Za-z])[A-Za-z0-9._~+/-]{16,}=*"
+)
+_LOGIN: Final = re.compile(
+    r"(?P<head>\b[a-z][a-z0-9+.-]{1,15}://[^\s/:@\"'<>{}$\\]{0,100}:)"
+    r"(?!(?i:p(?:ass)?(?:word|wd)?|secret|\*+)@)[^\s/@\"'<>{}$\\]{4,200}(?=@[\w.-])"
+)
+_HINTS: Final = (
+    "sk-", "AKIA", "ASIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xox", "k_live_", "AIza", "npm_",
+    "pypi-", "hf_", "eyJ", "PRIVATE KEY", "earer ", "KEY=", "TOKEN=", "SECRET=", "PASSWORD=", "://",
+)  # fmt: skip
+"""One of these stands in whatever a form matches: most text is let through without asking the forms."""
+
+_held: dict[str, None] = {}
+"""The values that this process holds, in each way of writing them; one process, one set, so that nobody can be without."""
+_pattern: re.Pattern[str] | None = None
+
+
+def hold(values: Iterable[str]) -> None:
+    """Take these values out of every text from now on. Short ones and plain words are left: they are no secrets."""
+    global _pattern  # noqa: PLW0603  beside the values it is made of
+    for value in values:
+        if len(value) >= VALUE_CHARACTERS_MIN and not (value.isalpha() or value.startswith(("/", "~"))):
+            _held.update(dict.fromkeys(_writings(value)))
+    longest_first = sorted(_held, key=len, reverse=True)
+    _pattern = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+
+def secrets_in(environ: Mapping[str, str]) -> list[str]:
+    """The values of variables whose names say that they hold a secret."""
+    return [value for name, value in environ.items() if NAMES.search(name.upper())]
+
+
+def redacted(text: str) -> str:
+    """The text without secrets."""
+    if _pattern is not None:
+        text = _pattern.sub(MASK, text)
+    if any(hint in text for hint in _HINTS):
+        text = _FORMS.sub(MASK, text)
+        text = _KEPT_HEAD.sub(_masked_tail, text)
+        text = _LOGIN.sub(_masked_tail, text)
+    return text
+
+
+def holds_own(text: str) -> bool:
+    """Whether the text holds a value of this process, and not merely something of a key's form."""
+    return _pattern is not None and _pattern.search(text) is not None
+
+
+def redacted_plain(value: Any) -> Any:
+    """The same for plain data (what JSON gives): every text inside, keys of mappings too."""
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, dict):
+        return {redacted(key) if isinstance(key, str) else key: redacted_plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(redacted_plain(each) for each in value)
+    return value
+
+
+def _masked_tail(found: re.Match[str]) -> str:
+    return found["head"] + MASK
+
+
+def _writings(value: str) -> Iterable[str]:
+    """A value as it is, and as JSON, an address, hexadecimal digits, reversed or base64 (at any offset) would show it."""
+    raw = value.encode("utf-8", "surrogatepass")
+    yield value
+    yield json.dumps(value)[1:-1]
+    yield quote(value, safe="")
+    yield raw.hex()
+    yield value[::-1]
+    for offset in range(3):
+        known = slice((0, 2, 3)[offset], (offset + len(raw)) * 8 // 6)  # the digits that no neighbour has a part in
+        core = base64.b64encode(b"\0" * offset + raw).decode()[known]
+        yield core
+        yield core.translate(str.maketrans("+/", "-_"))
