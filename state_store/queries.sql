@@ -579,3 +579,11 @@ SELECT key, task_id, intent, receipt FROM effects WHERE key > ? ORDER BY key LIM
 -- name: body_texts
 -- Small bodies, likewise: they may name large ones.
 SELECT digest, '', raw FROM bodies WHERE digest > ? ORDER BY digest LIMIT ?
+
+-- name: bodies_before
+-- Large bodies in rows, last stored before a moment: none, for here they are files, and those in memory have no time.
+SELECT digest, length(raw) FROM bodies WHERE ? < 0
+
+-- name: body_remove
+-- A body in a row goes, likewise.
+DELETE FROM bodies WHERE digest = ? AND ? < 0

@@ -33,7 +33,7 @@ class Found:
 async def find(tx: Transaction, bodies: Bodies, before_us: int) -> Found:
     """What is older than a moment: steps of tasks that ended before it, files written before it and named nowhere."""
     rows = await tx.rows("prunable_tasks", (before_us,))
-    old = bodies.files_before(before_us)
+    old = bodies.files_before(before_us) | dict(await tx.rows("bodies_before", (before_us,)))
     if old:
         for digest in await _named(tx, bodies, {task_id for task_id, _ in rows}):
             old.pop(digest, None)
@@ -44,6 +44,11 @@ async def empty_steps(tx: Transaction, tasks: Sequence[str], before_us: int) -> 
     """Take arguments and results out of the steps of these tasks, of those that still may be."""
     still = {task_id for task_id, _ in await tx.rows("prunable_tasks", (before_us,))}
     await tx.each("steps_empty", [(task_id,) for task_id in tasks if task_id in still])
+
+
+async def remove_bodies(tx: Transaction, digests: Sequence[str], before_us: int) -> list[str]:
+    """Remove bodies that lie in rows unless they were stored again meanwhile; those that are gone."""
+    return [digest for digest in digests if await tx.run("body_remove", (digest, before_us))]
 
 
 async def _named(tx: Transaction, bodies: Bodies, emptied: set[str]) -> set[str]:

@@ -334,8 +334,19 @@ class Store(ABC):
             some = found.tasks[first : first + retention.TASKS_AT_ONCE]
             emptied = partial(retention.empty_steps, tasks=some, before_us=before_us)
             await self._write("prune_journal", emptied, some)
-        freed = [await asyncio.to_thread(self._bodies.remove_file, digest, before_us) for digest in found.bodies]
+        freed = await self._remove_bodies(found.bodies, before_us)
         return Pruned(len(found.tasks), found.steps, sum(size > 0 for size in freed), sum(freed))
+
+    async def _remove_bodies(self, sizes: Mapping[str, int], before_us: int) -> list[int]:
+        """Bytes that are free now, body by body."""
+        if self._bodies.folder is not None:
+            return [await asyncio.to_thread(self._bodies.remove_file, digest, before_us) for digest in sizes]
+        freed, digests = [], sorted(sizes)
+        for first in range(0, len(digests), retention.TASKS_AT_ONCE):
+            some = digests[first : first + retention.TASKS_AT_ONCE]
+            gone = partial(retention.remove_bodies, digests=some, before_us=before_us)
+            freed += [sizes[digest] for digest in await self._write("prune_journal", gone)]
+        return freed
 
     async def verify_chain(self, exported: Ends | None = None) -> list[str]:
         return await self._survey(lambda tx: audit.faults(tx, exported))

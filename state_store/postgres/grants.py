@@ -28,7 +28,16 @@ RIGHTS_OF_AGENTS: Final = {
         "sweep_marks",
     ),
     "UPDATE": (
-        *("tasks", "deliveries", "leases", "steps", "effects", "partition_marks", "sweep_marks"),
+        *(
+            "tasks",
+            "deliveries",
+            "leases",
+            "steps",
+            "effects",
+            "partition_marks",
+            "sweep_marks",
+            "bodies (stored_at_us)",
+        ),
         "kills (lifted_by)",  # a lift that comes over the bus before the store has it
     ),
     "DELETE": ("leases", "effects", "partition_marks"),
@@ -38,7 +47,7 @@ RIGHTS_OF_FURTHER_AGENTS: Final = {"INSERT": ("agents", "schemas"), "UPDATE": ("
 """An agent that registers itself needs these besides."""
 RIGHTS_OF_OPERATORS: Final = {
     "INSERT": ("events", "bodies", "tasks", "kills", "projects"),
-    "UPDATE": ("tasks", "deliveries", "kills", "steps"),
+    "UPDATE": ("tasks", "deliveries", "kills", "steps", "bodies (stored_at_us)"),
     "DELETE": ("tasks", "bodies"),
 }
 """Words of people, approvals, kills, redrives; views rebuilt, old words and bodies let go."""

@@ -516,8 +516,9 @@ DELETE FROM effects WHERE key = ? AND receipt IS NULL
 -- ---------------------------------------------------------------------------------------------------- bodies
 
 -- name: body_put
--- A small body; equal bytes are stored once.
-INSERT INTO bodies (digest, raw) VALUES (?, ?) ON CONFLICT (digest) DO NOTHING
+-- A body; equal bytes are stored once, and count as stored now.
+INSERT INTO bodies AS b (digest, raw, stored_at_us) VALUES (?, ?, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
+ON CONFLICT (digest) DO UPDATE SET stored_at_us = excluded.stored_at_us
 
 -- name: body_by_digest
 -- The bytes of a small body.
@@ -673,8 +674,18 @@ WHERE step_id > ? ORDER BY step_id LIMIT ?
 SELECT key, task_id, intent, receipt FROM effects WHERE key > ? ORDER BY key LIMIT ?
 
 -- name: body_texts
--- Bodies, likewise: they may name others.
-SELECT digest, '', raw FROM bodies WHERE digest > ? ORDER BY digest LIMIT ?
+-- Bodies, likewise: they may name others. They may be large, so the names are looked for by the server.
+SELECT digest, '', (SELECT string_agg(m.found[1], ' ')
+                    FROM regexp_matches(encode(raw, 'escape'), 'sha256:[0-9a-f]{64}', 'g') AS m (found))
+FROM bodies WHERE digest > ? ORDER BY digest LIMIT ?
+
+-- name: bodies_before
+-- Large bodies last stored before a moment, and their bytes.
+SELECT digest, length(raw) FROM bodies WHERE stored_at_us < ? AND length(raw) > 65536
+
+-- name: body_remove
+-- A body goes, unless it was stored again meanwhile.
+DELETE FROM bodies WHERE digest = ? AND stored_at_us < ?
 
 -- ---------------------------------------------------------------------------------------------------- metrics
 

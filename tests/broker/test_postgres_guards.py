@@ -11,8 +11,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from contracts import ids
 from contracts.errors import Illegal, Refused
-from contracts.events import TaskFailed
+from contracts.events import INLINE_BYTES_MAX, Body, TaskFailed
 from contracts.topology import Topology
 from deploy.local.postgres import Postgres
 from state_store.port import Commit, Delivery, Recorded
@@ -328,3 +329,24 @@ async def test_a_lease_ends_by_the_servers_clock(world: World) -> None:
     assert (await other.claim("planning", world.again(submission), submission.envelope)).status == "waiting"
     await world.sql("UPDATE leases SET expires_us = expires_us - 11000000")
     assert (await other.claim("planning", world.again(submission), submission.envelope)).status == "free"
+
+
+# -- bodies -------------------------------------------------------------------------------------------------------------
+
+
+async def test_large_bodies_go_when_they_are_old_and_nothing_names_them(world: World) -> None:
+    large = INLINE_BYTES_MAX + 1
+    inner = await world.store.put_body(b"i" * large)
+    outer = await world.store.put_body(f"names {inner}".encode() + b"o" * large)
+    await world.store.put_body(f"a small body that names {outer}".encode())
+    in_event, nobody, again = [await world.store.put_body(letter * large) for letter in (b"e", b"n", b"a")]
+    await world.store.append([world.submission(patch=Body(digest=in_event, size_bytes=large))])
+    now_us = ids.now_us()
+    assert (await world.store.prune_journal(now_us - 3_600_000_000)).bodies == 0, "they were stored just now"
+    await world.sql("UPDATE bodies SET stored_at_us = 1")
+    assert await world.store.put_body(b"a" * large) == again
+    assert (await world.store.prune_journal(now_us, dry_run=True)).body_bytes == large
+    assert (await world.store.prune_journal(now_us)).bodies == 1
+    assert await world.store.body(nobody) is None
+    for kept in (inner, outer, in_event, again):
+        assert await world.store.body(kept) is not None
