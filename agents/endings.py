@@ -36,7 +36,16 @@ def escalated(event: Event, role: str, error: BaseException, code: str) -> Event
 def exhausted(event: Event, role: str, error: Exhausted) -> Event:
     """The task pauses and asks for a larger budget."""
     return event.cause(
-        BudgetExhausted.model_validate({"axis": error.axis, "limit": error.limit, "spent": error.spent, "role": role})
+        BudgetExhausted.model_validate(
+            {
+                "axis": error.axis,
+                "limit": error.limit,
+                "spent": error.spent,
+                "reserved": error.reserved,
+                "wanted": error.wanted,
+                "role": role,
+            }
+        )
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from contracts import ids, redaction
-from contracts.errors import Fenced, Killed
+from contracts.errors import Exhausted, Fenced, Killed, Unavailable
 from state_store.fold import TaskState
 from state_store.port import Delivery, Effect, Encoded, StateStore, Step
 
@@ -37,13 +37,15 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """The worst case of a step, held against the budget until its outcome is known."""
+    """The worst case of a step, held against the budget until its outcome is known. No step outlasts its time."""
 
     tokens: int = 0
     cost_microdollars: int = 0
+    wall_seconds: float = 0.0
 
 
 ERROR_CHARACTERS_MAX: Final = 4000
+MICROSECONDS: Final = 1_000_000
 
 
 def try_id(task_id: str, cause_id: str, role: str, ordinal: int, digest: str) -> str:
@@ -128,7 +130,7 @@ class Session:
             known,
             outcome="error",
             error="its process ended before an answer came",
-            ended_at_us=known.began_at_us,  # nobody worked meanwhile
+            ended_at_us=max(known.began_at_us, min(known.deadline_us, ids.now_us())),
             tokens_in=known.reserved_tokens,
             cost_microdollars=known.reserved_cost_microdollars,
             estimated=True,
@@ -184,7 +186,8 @@ class Session:
             arguments_digest=digest,
             state_digest=self._digest_of_state(),
             why=why,
-            began_at_us=ids.now_us(),
+            began_at_us=(now_us := ids.now_us()),
+            deadline_us=now_us + round(reserved.wall_seconds * MICROSECONDS) if reserved.wall_seconds else 0,
             reserved_tokens=reserved.tokens,
             reserved_cost_microdollars=reserved.cost_microdollars,
         )
@@ -195,10 +198,16 @@ class Session:
         if intent.outcome == "ok":
             return intent
         try:
-            outcome = await run()
+            outcome = await self._in_time(intent, step, run)
         except Exception as error:
-            said = redaction.redacted(f"{type(error).__name__}: {error}")[:ERROR_CHARACTERS_MAX]
-            failed = replace(intent, outcome="error", error=said)
+            failed = replace(
+                intent,
+                outcome="error",
+                error=redaction.redacted(f"{type(error).__name__}: {error}")[:ERROR_CHARACTERS_MAX],
+                tokens_in=intent.reserved_tokens,  # nobody knows what it cost
+                cost_microdollars=intent.reserved_cost_microdollars,
+                estimated=bool(intent.reserved_tokens or intent.reserved_cost_microdollars),
+            )
             await self.store.step_outcome(self.delivery, replace(failed, ended_at_us=ids.now_us()))
             raise
         done = replace(
@@ -215,6 +224,30 @@ class Session:
         )
         await self.store.step_outcome(self.delivery, done)
         return done
+
+    async def _in_time(self, intent: Step, asked: Step, run: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        """What the step gives, within the time that the budget gave it. Raises Exhausted where that was cut short."""
+        if not intent.deadline_us:
+            return await run()
+        granted_us = intent.deadline_us - intent.began_at_us
+        try:
+            async with asyncio.timeout(granted_us / MICROSECONDS) as limit:
+                return await run()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        seconds = granted_us // MICROSECONDS
+        if granted_us >= asked.deadline_us - asked.began_at_us:
+            raise Unavailable(f"{intent.name} took longer than {seconds} s") from None
+        cap = self.state.budget.wall_seconds
+        raise Exhausted(
+            f"the budget of wall_seconds ran out under {intent.name}, which had the last {seconds} s of {cap}",
+            axis="wall_seconds",
+            limit=cap,
+            spent=cap,
+            wanted=(asked.deadline_us - asked.began_at_us) // MICROSECONDS,
+            hint=f"gavotte budget raise {intent.task_id}",
+        )
 
     async def value(self, name: str, make: Callable[[], Any]) -> Any:
         """A clock reading, a random number or an id, the same on every rerun."""

@@ -163,7 +163,8 @@ def _escalated(p: Any) -> list[str]:
 
 
 def _exhausted(p: Any) -> list[str]:
-    return [f"{p.axis}: {p.spent} of {p.limit}"]
+    rest = [f"{count} {word}" for word, count in (("held", p.reserved), ("wanted", p.wanted)) if count]
+    return [", ".join([f"{p.axis}: {p.spent} of {p.limit}", *rest])]
 
 
 def _raised(p: Any) -> list[str]:

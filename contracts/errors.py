@@ -100,11 +100,15 @@ class Exhausted(Refused):
 
     code = "exhausted"
 
-    def __init__(self, message: str, *, axis: str, limit: int, spent: int, hint: str = "") -> None:
+    def __init__(
+        self, message: str, *, axis: str, limit: int, spent: int, reserved: int = 0, wanted: int = 0, hint: str = ""
+    ) -> None:
         super().__init__(message, hint=hint)
         self.axis = axis
         self.limit = limit
         self.spent = spent
+        self.reserved = reserved
+        self.wanted = wanted
 
 
 class Killed(Refused):

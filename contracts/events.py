@@ -354,12 +354,17 @@ class TaskResumed(Payload):
 
 
 class BudgetExhausted(Payload):
-    """A cap was reached before the next step: the task pauses and asks."""
+    """The worst case of the next step does not fit a cap: the task pauses and asks.
+
+    Of `limit`, `spent` is used, `reserved` held for calls whose outcome is not known, and the step may need `wanted`.
+    """
 
     axis: Literal["tokens", "steps", "wall_seconds", "cost_microdollars"]
     limit: int
     spent: int
     role: str = ""
+    reserved: int = 0
+    wanted: int = 0
 
 
 class BudgetRaised(Payload):

@@ -374,6 +374,9 @@ def _exhausted(state: TaskState, event: Event) -> dict[str, Any]:
     p: Any = event.payload
     role = p.role or event.envelope.role
     reason = f"budget of {p.axis} is spent: {p.spent} of {p.limit}"
+    if p.wanted:
+        held = f", {p.reserved} held for calls without an outcome" if p.reserved else ""
+        reason = f"{reason}{held}, and the next step may need {p.wanted}"
     pause = Pause(
         kind="budget",
         role=role,

@@ -6,7 +6,7 @@ and the why of a decision.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final, NamedTuple
 
 from contracts.errors import CancelRequested, Exhausted, NotFound
@@ -19,7 +19,9 @@ from state_store.streams import Streams
 from state_store.transaction import Transaction
 
 MICROSECONDS: Final = 1_000_000
-_STEP_COLUMNS: Final = 26
+LEAST_WALL_US: Final = MICROSECONDS
+"""With less than this left of the wall clock nothing is begun."""
+_STEP_COLUMNS: Final = 27
 """Of the journal's queries; behind them stand the digests of arguments and result that lie in bodies."""
 
 
@@ -54,15 +56,16 @@ class Journal:
         if known is not None and _asks_the_same(known, step) and known.outcome == "ok":
             return known
         budget = await self._may_go_on(tx, delivery)
+        step = replace(step, began_at_us=step.began_at_us or tx.now_us())
         if step.kind != "value":
-            _reserve(await spent_of(tx, step.task_id), step, budget)
+            step = within(budget, await spent_of(tx, step.task_id), step, known)
         values = asdict(step) | {"arguments": arguments.text, "arguments_body": arguments.body}
-        values["began_at_us"] = step.began_at_us or tx.now_us()
         if known is not None and _asks_the_same(known, step):
             await tx.run("step_again", values)
         else:
             if known is not None:
-                await tx.run("steps_abandon", (step.task_id, step.cause_id, step.role, step.ordinal))
+                key = (step.task_id, step.cause_id, step.role, step.ordinal)
+                await tx.run("steps_abandon", (step.began_at_us, *key))
             await tx.run("step_insert", values)
         written = await self._by_key(tx, step)
         assert written is not None  # noqa: S101  # one of the two statements wrote it
@@ -123,8 +126,8 @@ def is_large(text: str) -> bool:
 
 async def spent_of(tx: Transaction, task_id: str) -> Spent:
     """What a task has used so far, unknown outcomes at their reservation."""
-    tokens, steps, wall_us, cost = await tx.one("spent", (task_id,))
-    return Spent(tokens, steps, wall_us / MICROSECONDS, cost)
+    tokens, steps, wall_us, cost, *held = await tx.one("spent", (task_id,))
+    return Spent(tokens, steps, wall_us / MICROSECONDS, cost, held[0], held[1], held[2] / MICROSECONDS, held[3])
 
 
 def _asks_the_same(known: Step, step: Step) -> bool:
@@ -132,25 +135,66 @@ def _asks_the_same(known: Step, step: Step) -> bool:
     return (known.kind, known.name, known.arguments_digest) == asked
 
 
-def _reserve(spent: Spent, step: Step, budget: Budget) -> None:
-    """That the worst case of the step fits all four caps; raises Exhausted naming the first that it breaks."""
+class Axis(NamedTuple):
+    """One of the four caps: what was used of it, unknown outcomes included, what of that is held, what a step wants."""
+
+    name: str
+    cap: int
+    used: int
+    held: int
+    wanted: int
+
+
+def within(budget: Budget, spent: Spent, step: Step, before: Step | None = None) -> Step:
+    """The step as it may be begun: its worst case fits all four caps, its deadline comes no later than the wall clock has.
+
+    `before` is what stands under its key: of the time that one held, only what has passed is still charged. Raises
+    Exhausted naming the first cap that the step would break.
+    """
+    freed_us = _freed_us(before, step.began_at_us)
+    used_us, held_us = (
+        max(0, round(seconds * MICROSECONDS) - freed_us) for seconds in (spent.wall_seconds, spent.held_wall_seconds)
+    )
+    left_us = budget.wall_seconds * MICROSECONDS - used_us
+    wanted_us = max(0, step.deadline_us - step.began_at_us) if step.deadline_us else 0
+    granted_us = max(min(wanted_us, left_us), LEAST_WALL_US)
     axes = (
-        ("tokens", spent.tokens, spent.tokens + step.reserved_tokens, budget.tokens),
-        ("steps", spent.steps, spent.steps + 1, budget.steps),
-        ("wall_seconds", int(spent.wall_seconds), int(spent.wall_seconds) + 1, budget.wall_seconds),
-        (
+        Axis("tokens", budget.tokens, spent.tokens, spent.held_tokens, step.reserved_tokens),
+        Axis("steps", budget.steps, spent.steps, spent.held_steps, 1),
+        Axis("wall_seconds", budget.wall_seconds * MICROSECONDS, used_us, held_us, granted_us),
+        Axis(
             "cost_microdollars",
-            spent.cost_microdollars,
-            spent.cost_microdollars + step.reserved_cost_microdollars,
             budget.cost_microdollars,
+            spent.cost_microdollars,
+            spent.held_cost_microdollars,
+            step.reserved_cost_microdollars,
         ),
     )
-    for axis, used, worst, limit in axes:
-        if worst > limit:
-            raise Exhausted(
-                f"the budget of {axis} is spent: {used} of {limit}, and the next step may need {worst - used}",
-                axis=axis,
-                limit=limit,
-                spent=used,
-                hint=f"gavotte budget raise {step.task_id}",
-            )
+    for axis in axes:
+        if axis.used + axis.wanted > axis.cap:
+            raise _exhausted(axis, step.task_id)
+    return replace(step, deadline_us=step.began_at_us + min(wanted_us, left_us)) if wanted_us else step
+
+
+def _freed_us(before: Step | None, now_us: int) -> int:
+    """What comes back of the time that a step without an outcome held."""
+    if before is None or before.outcome or not before.deadline_us:
+        return 0
+    return before.deadline_us - min(before.deadline_us, max(now_us, before.began_at_us))
+
+
+def _exhausted(axis: Axis, task_id: str) -> Exhausted:
+    unit = MICROSECONDS if axis.name == "wall_seconds" else 1
+    cap, spent, held, wanted = (
+        -(-value // unit) for value in (axis.cap, axis.used - axis.held, axis.held, axis.wanted)
+    )
+    return Exhausted(
+        f"the budget of {axis.name} does not reach: {spent} of {cap} are spent, {held} are held for calls without an "
+        f"outcome, and the next step may need {wanted}",
+        axis=axis.name,
+        limit=cap,
+        spent=spent,
+        reserved=held,
+        wanted=wanted,
+        hint=f"gavotte budget raise {task_id}",
+    )

@@ -45,7 +45,8 @@ class Step:
     """One line of the journal: the intent of a model or tool call and, once known, its outcome.
 
     `arguments_digest` and `state_digest` are sha256 hex. `outcome` is "ok", "error" or "" while unknown; `result` is
-    JSON text, empty in an outcome whose words retention let go. Costs are micro-dollars. `reserved_*` is charged while the outcome is unknown.
+    JSON text, empty in an outcome whose words retention let go. Costs are micro-dollars. `reserved_*` is charged while the outcome is unknown,
+    and so is the time from `began_at_us` to `deadline_us`, when the step has to be over; 0 there sets no time apart.
     """
 
     task_id: str
@@ -74,16 +75,24 @@ class Step:
     prompt_hash: str = ""
     abandoned: bool = False
     attempt: int = 1
+    deadline_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What a task has used so far, unknown outcomes at their reservation. Wall time is work, not waiting."""
+    """What a task has used so far, unknown outcomes at their reservation. Wall time is work, not waiting.
+
+    `held_*` is the part that calls without an outcome hold: they are under way, or died and were not begun again.
+    """
 
     tokens: int = 0
     steps: int = 0
     wall_seconds: float = 0.0
     cost_microdollars: int = 0
+    held_tokens: int = 0
+    held_steps: int = 0
+    held_wall_seconds: float = 0.0
+    held_cost_microdollars: int = 0
 
 
 ClaimStatus = Literal["free", "waiting", "done", "closed"]
@@ -412,6 +421,8 @@ class StateStore(Protocol):
         Same digest and outcome ok: that step, to be used as the answer. Same digest with an error or without an outcome:
         the step with its attempt raised (an unknown try is charged as estimated). Another digest: the old tail is
         marked abandoned.
+        The reservation and its check are this one transaction, over all processes of the task. Where the wall clock has
+        less left than the step asks for, its deadline comes sooner: the step that is returned says when.
         Raises Fenced, Killed, CancelRequested (the task's owner must end it) or Exhausted (a cap would be passed).
         """
         ...

@@ -37,6 +37,8 @@ STREAMED_ABOVE_TOKENS: Final = 1024
 """A longer answer is streamed: it arrives as it is made, and a server that stalls is noticed at once."""
 SAID_CHARACTERS_MAX: Final = 500
 PROBE_TOKENS: Final = 16
+MARGIN_SECONDS: Final = 1.0
+"""Between the end of a call and that of its reservation: who is late hears first that the provider was."""
 
 STATUS_KINDS: Final = {
     401: "authentication",
@@ -106,14 +108,17 @@ class AnthropicModel:
         return tuple(dict.fromkeys(self._route(name) for name in names))
 
     def call(self, question: Question, route: Route) -> Call:
-        """The bytes, and the worst that they may cost."""
+        """The bytes, and the worst that they may cost. Raises Failure where nobody knows what the model costs."""
+        if not self.knows_price(route.model):
+            raise Failure("unpriced", f"no price is known for {route.model}, so the budget of money cannot hold")
         tokens_max = question.tokens_max or self._settings.model.output_tokens
         stream = tokens_max > STREAMED_ABOVE_TOKENS
         frame = wire.frame_of(question, route.model, tokens_max=tokens_max, stream=stream)
         body = wire.encode(frame)
         tokens_in = wire.tokens_at_most(body)
         cost = self._prices.most_microdollars(route.model, tokens_in, tokens_max, self._clock())
-        return Call(question, route, frame, body, tokens_in + tokens_max, cost)
+        seconds = self._settings.model.timeout_seconds + MARGIN_SECONDS
+        return Call(question, route, frame, body, tokens_in + tokens_max, cost, seconds_reserved=seconds)
 
     async def open(self, route: Route) -> None:
         """Load the client; the first time that takes seconds."""

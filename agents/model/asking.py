@@ -168,7 +168,7 @@ class Asker:
             await calls.keep(self._session.store, call),
             run,
             why=why,
-            reserved=Reservation(call.tokens_reserved, call.cost_reserved_microdollars),
+            reserved=Reservation(call.tokens_reserved, call.cost_reserved_microdollars, call.seconds_reserved),
             prompt=question.prompt,
             model=call.route.model,
         )

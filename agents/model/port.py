@@ -101,7 +101,10 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One try: the bytes that are sent, and what they may cost at most. `id` is the journal's name for it."""
+    """One try: the bytes that are sent, and what they may cost at most. `id` is the journal's name for it.
+
+    `seconds_reserved` is the longest that it may take.
+    """
 
     question: Question
     route: Route
@@ -110,6 +113,7 @@ class Call:
     tokens_reserved: int
     cost_reserved_microdollars: int
     id: str = ""
+    seconds_reserved: float = 0.0
 
     @property
     def sha256(self) -> str:
@@ -180,8 +184,9 @@ KINDS: Final[dict[str, Kind]] = {
     "not_found": Kind(),
     "request": Kind(person=True),
     "resting": Kind(),
+    "unpriced": Kind(person=True),
 }
-"""`resting` is no call at all: the breaker of the provider is open."""
+"""The last two are no calls at all: the breaker of the provider is open; nobody knows what the model costs."""
 
 
 class Failure(Exception):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pydantic import BaseModel
 
 from agents.tools.evidence import choose_project_sandbox, evidence_of, project_environment, run_project_tests
-from agents.tools.toolbox import Toolbox, tool
+from agents.tools.toolbox import Toolbox, tool, tool_with_runs
 from agents.tools.workspace import NewContent
 from contracts.errors import GavotteError, NotFound, Rejected
 from contracts.events import Body, Evidence, FileChange, Finding
@@ -92,7 +92,7 @@ class ChangeDraft(BaseModel):
 class CodingTools(Toolbox):
     """Writes go to the git store alone; the user's repository is not touched."""
 
-    @tool
+    @tool_with_runs
     async def run_command(self, arguments: CommandRequest) -> Authored:
         """Run the author's command in the sandbox and commit what it changed."""
         project = await self.project()
@@ -167,7 +167,7 @@ class CodingTools(Toolbox):
                 continue
         return FileTexts(texts=texts)
 
-    @tool
+    @tool_with_runs
     async def try_tests(self, arguments: CommitRequest) -> Evidence:
         """Run the project's tests on the change, for the author's own information; review does not rely on it."""
         report = await run_project_tests(self.resources, await self.project(), arguments.commit)

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from agents.tools.evidence import choose_project_sandbox, project_environment
 from agents.tools.releases import Health, Released, ReleaseTarget
-from agents.tools.toolbox import Toolbox, tool
+from agents.tools.toolbox import Toolbox, tool, tool_with_runs
 from contracts import ids
 from contracts.errors import Refused, Unverified
 from contracts.events import ApprovalGranted
@@ -78,7 +78,7 @@ class DeployTools(Toolbox):
         granted: Any = (await self.recall(arguments.approval_id)).payload
         return ApprovalVerdict(objection=self._four_eyes(granted))
 
-    @tool
+    @tool_with_runs
     async def release(self, arguments: ReleaseRequest) -> ReleaseResult:
         """Make a tree live in an environment, check its health, take it back where it fails."""
         project = await self.project()

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from agents.tools.evidence import evidence_of, keep_report, run_project_tests
 from agents.tools.gates import grounded_scope
 from agents.tools.judging import could_not_evaluate, imports_fail, prepare_line
-from agents.tools.toolbox import Toolbox, tool
+from agents.tools.toolbox import Toolbox, tool, tool_with_runs
 from contracts.errors import Rejected
 from contracts.events import Body, Evidence, PlanStep, is_utf8
 from contracts.harmless import marked
@@ -69,7 +69,7 @@ class PlanDraft(BaseModel):
 class PlanningTools(Toolbox):
     """Three looks and a question; nothing here writes anywhere."""
 
-    @tool
+    @tool_with_runs
     async def survey(self, arguments: SurveyRequest) -> Survey:
         """Copy the commit into the git store and run its tests as they are."""
         project = await self.project()

@@ -12,7 +12,7 @@ from agents.tools.evidence import evidence_of, keep_report, kept_report, run_pro
 from agents.tools.gates import Change, judge, needs_person, read_change
 from agents.tools.gates.change import is_test_path
 from agents.tools.reports import TestReport
-from agents.tools.toolbox import Toolbox, tool
+from agents.tools.toolbox import Toolbox, tool, tool_with_runs
 from contracts.errors import GavotteError
 from contracts.events import Evidence, Finding, GateResult
 from contracts.harmless import marked
@@ -88,7 +88,7 @@ class ReviewTools(Toolbox):
         gates = await asyncio.to_thread(judge, change)
         return RulesVerdict(gates=gates, needs_person=needs_person(gates))
 
-    @tool
+    @tool_with_runs
     async def judge_tests(self, arguments: TestsRequest) -> TestsVerdict:
         """Run the change's tests, and the base's own tests over the change, and compare with the base."""
         git, project, store = self.resources.git, await self.project(), self.session.store

@@ -13,13 +13,13 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Concatenate, TypeVar, get_type_hints
+from typing import Any, Concatenate, Final, TypeVar, get_type_hints
 
 from pydantic import BaseModel
 
 from agents.model.asking import Asker
 from agents.model.port import Model, Question, Said, ToolOffer, readable
-from agents.session import Outcome, Session
+from agents.session import Outcome, Reservation, Session
 from agents.tools.sandbox import DEFAULT_LIMITS, Kind, Limits
 from agents.tools.workspace import GitStore
 from contracts import ids
@@ -58,10 +58,29 @@ class Resources:
         return replace(self.limits, wall_seconds=seconds, cpu_seconds=math.ceil(seconds))
 
 
+TOOL_SECONDS: Final = 300.0
+"""The longest that a tool may work by itself."""
+RUNS_MAX: Final = 4
+"""How often a tool may run a project's tests: what there was, what there is, and the tests of each with the other."""
+
+
 def tool(
     method: Callable[Concatenate[T, A, ...], Awaitable[R]],
 ) -> Callable[Concatenate[T, A, ...], Awaitable[R]]:
     """Journal a tool's calls. The method's name is the step's name, its docstring's first line what it is for."""
+    return _journaled(method, runs=0)
+
+
+def tool_with_runs(
+    method: Callable[Concatenate[T, A, ...], Awaitable[R]],
+) -> Callable[Concatenate[T, A, ...], Awaitable[R]]:
+    """A tool that runs code of the project: the time that this may take is set apart too."""
+    return _journaled(method, runs=RUNS_MAX)
+
+
+def _journaled(
+    method: Callable[Concatenate[T, A, ...], Awaitable[R]], *, runs: int
+) -> Callable[Concatenate[T, A, ...], Awaitable[R]]:
     result_class: list[type[BaseModel]] = []
 
     @functools.wraps(method)
@@ -72,7 +91,17 @@ def tool(
         async def run() -> Outcome:
             return Outcome((await method(self, arguments)).model_dump_json())
 
-        text = await self.session.step("tool", method.__name__, arguments.model_dump_json(), run, why=why)
+        seconds = TOOL_SECONDS
+        if runs:
+            seconds += runs * self.resources.limits_of(await self.project()).wall_seconds
+        text = await self.session.step(
+            "tool",
+            method.__name__,
+            arguments.model_dump_json(),
+            run,
+            why=why,
+            reserved=Reservation(wall_seconds=seconds),
+        )
         return result_class[0].model_validate_json(text)  # type: ignore[return-value]  # the hint names R itself
 
     journaled.is_tool = True  # type: ignore[attr-defined]  # marks it for the list of a role's tools

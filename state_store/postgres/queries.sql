@@ -415,21 +415,24 @@ WHERE m.role = k.role AND m.partition = k.partition AND m.holder = k.holder
 -- The whole journal of a task, in the order in which steps were begun.
 SELECT task_id, cause_id, role, ordinal, kind, name, arguments, arguments_digest, state_digest, why, began_at_us,
        ended_at_us, outcome, result, error, reserved_tokens, reserved_cost_microdollars, tokens_in, tokens_out,
-       cost_microdollars, estimated, model, prompt, prompt_hash, abandoned, attempt, arguments_body, result_body
+       cost_microdollars, estimated, model, prompt, prompt_hash, abandoned, attempt, deadline_us, arguments_body,
+       result_body
 FROM steps WHERE task_id = ? ORDER BY step_id
 
 -- name: steps_of_delivery
 -- The journal of one delivery, as a rerun is answered from it.
 SELECT task_id, cause_id, role, ordinal, kind, name, arguments, arguments_digest, state_digest, why, began_at_us,
        ended_at_us, outcome, result, error, reserved_tokens, reserved_cost_microdollars, tokens_in, tokens_out,
-       cost_microdollars, estimated, model, prompt, prompt_hash, abandoned, attempt, arguments_body, result_body
+       cost_microdollars, estimated, model, prompt, prompt_hash, abandoned, attempt, deadline_us, arguments_body,
+       result_body
 FROM steps WHERE task_id = ? AND cause_id = ? AND role = ? AND abandoned = 0 ORDER BY ordinal
 
 -- name: step_by_key
 -- The step that stands under a key.
 SELECT task_id, cause_id, role, ordinal, kind, name, arguments, arguments_digest, state_digest, why, began_at_us,
        ended_at_us, outcome, result, error, reserved_tokens, reserved_cost_microdollars, tokens_in, tokens_out,
-       cost_microdollars, estimated, model, prompt, prompt_hash, abandoned, attempt, arguments_body, result_body
+       cost_microdollars, estimated, model, prompt, prompt_hash, abandoned, attempt, deadline_us, arguments_body,
+       result_body
 FROM steps WHERE task_id = ? AND cause_id = ? AND role = ? AND ordinal = ? AND abandoned = 0
 
 -- name: step_insert
@@ -437,26 +440,31 @@ FROM steps WHERE task_id = ? AND cause_id = ? AND role = ? AND ordinal = ? AND a
 INSERT INTO steps (task_id, cause_id, role, ordinal, kind, name, arguments, arguments_body, arguments_digest,
                    state_digest, why, began_at_us, outcome, error, reserved_tokens, reserved_cost_microdollars,
                    tokens_in, tokens_out, cost_microdollars, lost_tokens, lost_cost_microdollars, wall_us, estimated,
-                   model, prompt, prompt_hash, abandoned, attempt)
+                   model, prompt, prompt_hash, abandoned, attempt, deadline_us)
 VALUES (:task_id, :cause_id, :role, :ordinal, :kind, :name, :arguments, :arguments_body, :arguments_digest,
         :state_digest, :why, :began_at_us, '', '', :reserved_tokens, :reserved_cost_microdollars, 0, 0, 0, 0, 0, 0, 0,
-        :model, :prompt, :prompt_hash, 0, 1)
+        :model, :prompt, :prompt_hash, 0, 1, :deadline_us)
 
 -- name: step_again
--- Another try of a step: the last one stays charged, at its reservation where nothing is known of it.
+-- Another try of a step: the last one stays charged, at its reservation where nothing is known of it; of its time only
+-- what has passed since.
 UPDATE steps SET
     lost_tokens = lost_tokens + CASE outcome WHEN '' THEN reserved_tokens ELSE tokens_in + tokens_out END,
     lost_cost_microdollars = lost_cost_microdollars
         + CASE outcome WHEN '' THEN reserved_cost_microdollars ELSE cost_microdollars END,
+    wall_us = wall_us
+        + CASE outcome WHEN '' THEN greatest(0, least(deadline_us, :began_at_us::bigint) - began_at_us) ELSE 0 END,
     estimated = CASE outcome WHEN '' THEN 1 ELSE estimated END,
     reserved_tokens = :reserved_tokens, reserved_cost_microdollars = :reserved_cost_microdollars,
     tokens_in = 0, tokens_out = 0, cost_microdollars = 0, outcome = '', error = '', ended_at_us = NULL,
-    began_at_us = :began_at_us, state_digest = :state_digest, why = :why, attempt = attempt + 1
+    began_at_us = :began_at_us::bigint, deadline_us = :deadline_us, state_digest = :state_digest,
+    why = :why, attempt = attempt + 1
 WHERE task_id = :task_id AND cause_id = :cause_id AND role = :role AND ordinal = :ordinal AND abandoned = 0
 
 -- name: steps_abandon
 -- The program took another way: from here on the old journal answers nothing, and stays charged.
-UPDATE steps SET abandoned = 1, estimated = CASE outcome WHEN '' THEN 1 ELSE estimated END
+UPDATE steps SET abandoned = 1, estimated = CASE outcome WHEN '' THEN 1 ELSE estimated END,
+    deadline_us = least(deadline_us, ?::bigint)
 WHERE task_id = ? AND cause_id = ? AND role = ? AND ordinal >= ? AND abandoned = 0
 
 -- name: step_awaiting
@@ -475,12 +483,17 @@ UPDATE steps SET outcome = :outcome, result = :result, result_body = :result_bod
 WHERE step_id = :step_id
 
 -- name: spent
--- What a task has used: unknown outcomes at their reservation. Steps of kind value cost nothing.
+-- What a task has used: unknown outcomes at their reservation, and then how much of it those hold that may still come in.
+-- Steps of kind value cost nothing.
 SELECT coalesce(sum(lost_tokens + CASE outcome WHEN '' THEN reserved_tokens ELSE tokens_in + tokens_out END), 0)::bigint,
        coalesce(sum(CASE kind WHEN 'value' THEN 0 ELSE attempt END), 0)::bigint,
-       coalesce(sum(wall_us), 0)::bigint,
+       coalesce(sum(wall_us + CASE outcome WHEN '' THEN greatest(0, deadline_us - began_at_us) ELSE 0 END), 0)::bigint,
        coalesce(sum(lost_cost_microdollars
-                    + CASE outcome WHEN '' THEN reserved_cost_microdollars ELSE cost_microdollars END), 0)::bigint
+                    + CASE outcome WHEN '' THEN reserved_cost_microdollars ELSE cost_microdollars END), 0)::bigint,
+       coalesce(sum(CASE WHEN outcome = '' AND abandoned = 0 THEN reserved_tokens END), 0)::bigint,
+       coalesce(sum(CASE WHEN outcome = '' AND abandoned = 0 AND kind <> 'value' THEN 1 END), 0)::bigint,
+       coalesce(sum(CASE WHEN outcome = '' AND abandoned = 0 THEN greatest(0, deadline_us - began_at_us) END), 0)::bigint,
+       coalesce(sum(CASE WHEN outcome = '' AND abandoned = 0 THEN reserved_cost_microdollars END), 0)::bigint
 FROM steps WHERE task_id = ?
 
 -- name: cancelled_since

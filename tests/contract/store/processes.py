@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from contracts import ids
+from contracts.errors import Exhausted
 from embedded.liveness import Presence, is_alive
 from state_store.port import Commit, Delivery
 from tests.contract.store.world import LicenceChecked, Place, World, opened, opened_on_server, plan, step
@@ -78,3 +80,62 @@ async def handle_one(world: World, folder: Path, name: str, event_id: str) -> No
 def note(folder: Path, word: str) -> None:
     with (folder / "acts").open("a") as file:
         file.write(f"{word}\n")
+
+
+TOKENS_RESERVED = 100
+WORKERS = 4
+
+
+async def hold(folder: Path, name: str) -> None:
+    """Begin four calls side by side that never end."""
+    async with at_work(folder, name) as (world, delivery):
+        for ordinal in range(WORKERS):
+            await world.store.step_intent(delivery, step(delivery, ordinal, reserved_tokens=TOKENS_RESERVED))
+            note(folder, f"{name} holds")
+        await asyncio.Event().wait()
+
+
+async def spend(folder: Path, name: str) -> None:
+    """Four workers make calls until the budget is spent; each uses less than it reserves."""
+
+    async def work(first: int) -> None:
+        for ordinal in range(first, 1000, WORKERS):
+            asked = step(delivery, ordinal, reserved_tokens=TOKENS_RESERVED)
+            try:
+                intent = await world.store.step_intent(delivery, asked)
+            except Exhausted:
+                return
+            note(folder, f"{name} spent 60")
+            await world.store.step_outcome(delivery, replace(intent, outcome="ok", tokens_in=50, tokens_out=10))
+
+    async with at_work(folder, name) as (world, delivery):
+        async with asyncio.timeout(60):
+            while held(folder, "victim") < WORKERS:  # another process says so, in a file
+                await asyncio.sleep(0.02)
+        await asyncio.gather(*(work(first) for first in range(WORKERS)))
+
+
+@asynccontextmanager
+async def at_work(folder: Path, name: str) -> AsyncIterator[tuple[World, Delivery]]:
+    """At the one task there is, in a role of its own."""
+    run = folder / "run"
+    with Presence(run, name):
+        async with found(folder, is_alive=partial(is_alive, run), now_us=ids.now_us()) as world:
+            (event,) = await world.store.tail(0)
+            delivery, _ = await world.begin(name, event, holder=name)
+            yield world, delivery
+
+
+def held(folder: Path, name: str) -> int:
+    """How many calls a process has begun that never end."""
+    return notes(folder).count(f"{name} holds")
+
+
+def spent_by(folder: Path, name: str) -> int:
+    """What a process has used, in tokens."""
+    return 60 * notes(folder).count(f"{name} spent 60")
+
+
+def notes(folder: Path) -> list[str]:
+    path = folder / "acts"
+    return path.read_text().splitlines() if path.exists() else []

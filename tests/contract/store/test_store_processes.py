@@ -22,10 +22,11 @@ ROOT = Path(__file__).resolve().parents[3]
 WORKER = """
 import asyncio, sys
 from pathlib import Path
-from tests.contract.store.processes import annotate, handle_all
+from tests.contract.store.processes import annotate, handle_all, hold, spend
 
 what, folder, name = sys.argv[1:]
-asyncio.run({"annotate": annotate, "handle": handle_all}[what](Path(folder), name))
+doing = {"annotate": annotate, "handle": handle_all, "hold": hold, "spend": spend}
+asyncio.run(doing[what](Path(folder), name))
 """
 
 

@@ -199,7 +199,8 @@ async def test_a_cap_holds_before_the_step_that_would_pass_it(
     with pytest.raises(Exhausted) as caught:
         await world.store.step_intent(delivery, step(delivery, 2, **fields))
     assert (caught.value.axis, caught.value.limit) == (axis, cap)
-    assert caught.value.spent == (2 if axis == "steps" else 800)
+    assert caught.value.spent + caught.value.reserved == (2 if axis == "steps" else 800)
+    assert caught.value.wanted == (1 if axis == "steps" else 400)
     assert len(await world.store.steps(submission.envelope.task_id)) == 2
     word = BudgetRaised(operator="olga", budget=small_budget(**{axis: cap * 2}))
     await world.store.append([world.said(submission, word)])
