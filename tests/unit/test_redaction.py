@@ -53,6 +53,7 @@ def test_a_value_of_ours_is_taken_out_however_it_is_written(around: str) -> None
 def test_common_forms_are_taken_out_and_json_stays_json(secret: str) -> None:
     assert redacted(f"key: {secret} end") == f"key: {MASK} end"
     assert json.loads(redacted(json.dumps({"a": [secret]}))) == {"a": [MASK]}
+    assert json.loads(redacted(json.dumps({"a": f"x\n{secret}\n"}))) == {"a": f"x\n{MASK}\n"}
     assert redacted_plain({"a": [secret, 1], secret: None}) == {"a": [MASK, 1], MASK: None}
 
 
