@@ -8,7 +8,7 @@ from dataclasses import replace
 from contracts import ids
 from contracts.errors import Conflict
 from contracts.events import PlanRejected, TaskCancelled, TaskEscalated, TaskFailed, TaskResumed
-from state_store.port import Commit, Delivery, Recorded, TaskFilter
+from state_store.port import Commit, Committed, Delivery, Recorded, TaskFilter
 from tests.contract.store.world import (
     LicenceChecked,
     World,
@@ -18,6 +18,7 @@ from tests.contract.store.world import (
     plan,
     production,
     step,
+    succeeded,
     turned_down,
 )
 
@@ -378,3 +379,23 @@ async def test_a_resubmission_from_the_bus_with_another_id_is_closed(world: Worl
     claim = await world.claim("planning", again)
     assert claim.status == "closed"
     assert first.envelope.id in claim.detail
+
+
+async def test_who_fails_after_its_first_word_is_undone_alone(world: World) -> None:
+    """An act of that task is uncertain, so it cannot end; the word before the end is taken back with it."""
+    granted = [(await world.dance(upto="approved"))[-1] for _ in range(5)]
+    requests = []
+    for number, event in enumerate(granted):
+        delivery, _ = await world.begin("deploy", event)
+        if number == 2:
+            await world.store.effect_intent(delivery, f"release:{event.envelope.task_id}", "release", "{}")
+        requests.append(Commit(delivery, emitted=world.answers(event, "deploy", production(), succeeded())))
+    outcomes = await asyncio.gather(*map(world.store.commit, requests), return_exceptions=True)
+    assert isinstance(outcomes[2], Conflict)
+    assert outcomes[2].code == "open_effect"
+    others = [outcome for outcome in outcomes if isinstance(outcome, Committed)]
+    assert [outcome.status for outcome in others] == ["recorded"] * 4
+    assert (await world.store.stream(granted[2].envelope.task_id))[-1] == granted[2]
+    assert await world.store.verify_chain() == []
+    await world.store.effect_receipt(f"release:{granted[2].envelope.task_id}", "{}")
+    assert (await world.store.commit(requests[2])).status == "recorded"
