@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import json
 import os
 import signal
@@ -67,11 +68,11 @@ async def deploy(event: Event, _state: Any, _tools: Any) -> list[Event]:
     ]
 
 
-async def agent(role: str, data: Path) -> None:
-    """One of the four processes: the real runner around a role that does nothing."""
-    from agents.runner import Pace, Runner
+async def agent(role: str, data: Path, member: str = "") -> None:
+    """One of the four processes: the real runner around a role that does nothing; `member` as in `Runner`."""
+    from agents.runner import Runner
     from agents.settings import load_settings
-    from agents.wiring import open_runtime
+    from agents.wiring import open_runtime, pace_of
     from embedded.liveness import Presence
 
     runtime = await open_runtime(load_settings(data=data))
@@ -89,7 +90,8 @@ async def agent(role: str, data: Path) -> None:
         topology=runtime.topology,
         keyring=runtime.keyring,
         holder=holder,
-        pace=Pace(concurrency=256),
+        member=member,
+        pace=dataclasses.replace(pace_of(runtime.settings), concurrency=256),
         ready=lambda: print("ready", flush=True),
     )
     with Presence(runtime.settings.run, holder):
@@ -204,6 +206,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--agent"]:
-        asyncio.run(agent(sys.argv[2], Path(sys.argv[3])))
+        asyncio.run(agent(sys.argv[2], Path(sys.argv[3]), *sys.argv[4:]))
         sys.exit(0)
     sys.exit(main())
