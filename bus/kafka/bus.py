@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from bus.kafka import topics as topics_of_cluster
 from bus.kafka.cluster import Cluster
 from bus.kafka.link import Link
 from bus.kafka.publisher import Publisher
 from bus.kafka.reader import Bounds, Reader, lag
+from bus.kafka.rescue import Rescued, rescue
 from bus.kafka.subscription import KafkaSubscription
 from bus.port import Consumer, Features, Lag, Message, Record
 from contracts.errors import GavotteError, Refused, Unavailable
@@ -26,7 +28,7 @@ class KafkaBus:
         self.cluster = cluster
         self._link = Link(cluster)
         self._publisher = Publisher(cluster)
-        self._reader = Reader(cluster)
+        self._reader = Reader(cluster, self._link)
         self._known: set[str] = set()
         self._asking = asyncio.Lock()
         self._subscriptions: set[KafkaSubscription] = set()
@@ -108,6 +110,10 @@ class KafkaBus:
     async def bounds(self, topics: Iterable[str], parts: frozenset[int]) -> Bounds:
         """Where these partitions of these topics begin and end, in the names of the cluster."""
         return await self._reader.bounds(topics, parts)
+
+    async def rescue(self, wanted: Mapping[Any, int]) -> dict[Any, Rescued]:
+        """The next batch of each place, however odd it is."""
+        return await rescue(self._link, wanted)
 
     def forget(self, subscription: KafkaSubscription) -> None:
         """A subscription was closed."""

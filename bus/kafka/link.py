@@ -104,9 +104,15 @@ class Link:
             return self._client
 
     async def ask(
-        self, api: Api, *values: Any, doing: str, group: str | None = None, patiently: bool = False
+        self,
+        api: Api,
+        *values: Any,
+        doing: str,
+        group: str | None = None,
+        node: int | None = None,
+        patiently: bool = False,
     ) -> dict[str, Any]:
-        """Ask any broker, or the coordinator of the group; raises a GavotteError if no answer came.
+        """Ask this broker, or the coordinator of the group, or any; raises a GavotteError if no answer came.
 
         `patiently` is for an answer that waits for all members of a group. It travels by a connection of its own, as
         a broker answers what it is asked over one connection in that order.
@@ -115,7 +121,10 @@ class Link:
         lane = ConnectionGroup.COORDINATION if patiently else ConnectionGroup.DEFAULT
         try:
             async with asyncio.timeout(self._longest if patiently else self.cluster.patience.request):
-                node = client.get_random_node() if group is None else await self._coordinator(client, group)
+                if group is not None:
+                    node = await self._coordinator(client, group)
+                elif node is None:
+                    node = client.get_random_node()
                 answer: dict[str, Any] = await client.send(node, Request(api, values), group=lane)
         except (errors.KafkaError, OSError) as error:  # TimeoutError is an OSError
             if group is not None:

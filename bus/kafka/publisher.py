@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer, errors
 
@@ -52,7 +52,16 @@ class Call:
             self.future.set_exception(error)
 
 
-Queue = deque[tuple[Message, Call]]
+class Entry(NamedTuple):
+    """One message on its way. Its headers are made once: they may come from an envelope."""
+
+    key: bytes
+    value: bytes
+    headers: list[tuple[str, bytes]]
+    call: Call
+
+
+Queue = deque[Entry]
 
 
 class Publisher:
@@ -68,10 +77,11 @@ class Publisher:
 
     async def publish(self, messages: Sequence[Message]) -> None:
         """Store all; raises Unavailable where the outcome is unknown, and TooLarge, Refused where it is not stored."""
-        for message in messages:
-            self._check(message)
         call = Call(len(messages))
-        for message in messages:
+        entries = [Entry(message.key, message.value, list(message.headers), call) for message in messages]
+        for message, entry in zip(messages, entries, strict=True):
+            self._check(message.topic, entry)
+        for message, entry in zip(messages, entries, strict=True):
             place = (message.topic, partition_of(message.key, self._cluster.partitions))
             queue = self._queues.get(place)
             if queue is None:
@@ -79,7 +89,7 @@ class Publisher:
                 task = asyncio.create_task(self._send(place, queue))
                 self._senders.add(task)
                 task.add_done_callback(self._senders.discard)
-            queue.append((message, call))
+            queue.append(entry)
         try:
             await call.future
         except asyncio.CancelledError:
@@ -96,19 +106,19 @@ class Publisher:
         if self._closings:
             await asyncio.wait(self._closings, timeout=2 * CLOSE_SECONDS)
 
-    def _check(self, message: Message) -> None:
-        size = len(message.key) + len(message.value) + sum(len(name) + len(value) for name, value in message.headers)
+    def _check(self, topic: str, entry: Entry) -> None:
+        size = len(entry.key) + len(entry.value) + sum(len(name) + len(value) for name, value in entry.headers)
         most = self._cluster.record_bytes_max
-        if message.topic.endswith(".dlq"):
+        if topic.endswith(".dlq"):
             most += HEADROOM_BYTES
         if size > most:
-            raise TooLarge(f"a record of {size} bytes for {message.topic} exceeds {most}", hint="bus.record_bytes_max")
+            raise TooLarge(f"a record of {size} bytes for {topic} exceeds {most}", hint="large contents belong in bodies")
 
     # -- one partition ------------------------------------------------------------------------------------------------
 
     async def _send(self, place: Place, queue: Queue) -> None:
         """Send what is queued until nothing is. What fails fails whatever waits behind it, for the order's sake."""
-        batch: list[tuple[Message, Call]] = []
+        batch: list[Entry] = []
         at_once = BATCH_MESSAGES
         try:
             while queue:
@@ -117,12 +127,12 @@ class Publisher:
                     await self._send_batch(producer, place, self._pack(producer, queue, batch, at_once))
                 except TooLarge as error:
                     if len(batch) == 1:
-                        batch.pop()[1].fail(error)
+                        batch.pop().call.fail(error)
                     at_once = 1  # to find the one that is
                     queue.extendleft(reversed(batch))
                 else:
-                    for _, call in batch:
-                        call.confirm()
+                    for entry in batch:
+                        entry.call.confirm()
                 batch.clear()
         except GavotteError as error:
             self._fail((*batch, *queue), error)
@@ -136,20 +146,20 @@ class Publisher:
             del self._queues[place]
 
     @staticmethod
-    def _fail(entries: Iterable[tuple[Message, Call]], error: GavotteError) -> None:
-        for _, call in entries:
-            call.fail(error)
+    def _fail(entries: Iterable[Entry], error: GavotteError) -> None:
+        for entry in entries:
+            entry.call.fail(error)
 
     @staticmethod
-    def _pack(producer: Any, queue: Queue, batch: list[tuple[Message, Call]], most: int) -> Any:
+    def _pack(producer: Any, queue: Queue, batch: list[Entry], most: int) -> Any:
         """As many messages as one batch takes; the first always fits."""
         builder = producer.create_batch()
         while queue and len(batch) < most:
-            message, call = queue[0]
-            if call.future.done():  # whoever asked has gone, or heard that it failed
+            entry = queue[0]
+            if entry.call.future.done():  # whoever asked has gone, or heard that it failed
                 queue.popleft()
                 continue
-            added = builder.append(timestamp=None, key=message.key, value=message.value, headers=list(message.headers))
+            added = builder.append(timestamp=None, key=entry.key, value=entry.value, headers=entry.headers)
             if added is None:
                 break
             batch.append(queue.popleft())

@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition, errors
 from bus.kafka import faults, wire
 from bus.kafka.cluster import Cluster
 from bus.kafka.link import Link, arguments, drop_consumer, within
+from bus.kafka.rescue import rescue
 from bus.port import Lag, Record
 from contracts.errors import Unavailable
 
@@ -23,8 +24,9 @@ Bounds = dict[tuple[str, int], tuple[int, int]]
 class Reader:
     """One consumer without a group, made when it is first needed and thrown away when it fails."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, link: Link) -> None:
         self._cluster = cluster
+        self._link = link
         self._consumer: Any = None
         self._opening = asyncio.Lock()
         self._reading = asyncio.Lock()
@@ -54,14 +56,30 @@ class Reader:
                 if start < end:
                     wanted[TopicPartition(name, part)] = start
             consumer = await self._open()
+            ends = {place: bounds[place.topic, place.partition][1] for place in wanted}
             try:
-                ends = {place: bounds[place.topic, place.partition][1] for place in wanted}
-                return await within(
-                    self._cluster.patience.request, self._collect(consumer, topic, wanted, ends, records_max)
-                )
+                reading = self._collect(consumer, topic, dict(wanted), ends, records_max)
+                return await within(self._cluster.patience.request, reading)
+            except UnicodeDecodeError:
+                return await self._collect_with_care(topic, wanted, ends, records_max)
             except (errors.KafkaError, OSError) as error:
                 await self._drop(consumer)
                 raise faults.explained(error, self._cluster, f"reading {topic}") from error
+
+    async def _collect_with_care(
+        self, topic: str, wanted: dict[TopicPartition, int], ends: dict[TopicPartition, int], records_max: int
+    ) -> list[Record]:
+        """The same batch by batch, past records that the consumer cannot read."""
+        found: list[Record] = []
+        while wanted and len(found) < records_max:
+            batches = await rescue(self._link, wanted)
+            for place in list(wanted):
+                batch = batches.get(place)
+                found += [as_record(topic, one) for one in batch.records if one.offset < ends[place]] if batch else []
+                wanted[place] = batch.next if batch else ends[place]
+                if wanted[place] >= ends[place]:
+                    del wanted[place]
+        return found[:records_max]
 
     @staticmethod
     async def _collect(

@@ -19,6 +19,7 @@ from bus.kafka.cluster import Cluster
 from bus.kafka.link import arguments, drop_consumer, within
 from bus.kafka.membership import Membership
 from bus.kafka.reader import as_record
+from bus.kafka.rescue import Rescued
 from bus.kafka.sharing import Claim
 from bus.port import Consumer, Gap, Record
 from contracts.errors import GavotteError, Retryable, Unavailable
@@ -41,6 +42,7 @@ class Surroundings(Protocol):
     cluster: Cluster
 
     async def bounds(self, topics: Iterable[str], parts: Parts) -> dict[tuple[str, int], tuple[int, int]]: ...
+    async def rescue(self, wanted: Mapping[TopicPartition, int]) -> dict[TopicPartition, Rescued]: ...
     def forget(self, subscription: KafkaSubscription) -> None: ...
 
 
@@ -198,6 +200,8 @@ class KafkaSubscription:
             found = await reader.getmany(timeout_ms=READ_MS, max_records=READ_MAX)
         except errors.OffsetOutOfRangeError as error:
             await self._leap(error.args[0])
+        except UnicodeDecodeError as error:
+            await self._rescue(error)
         else:
             self._accept(found)
 
@@ -279,6 +283,21 @@ class KafkaSubscription:
             if self._positions.get(place) == position != first:
                 await self._tell_gap(place, position, first)
                 self._positions[place] = first
+        self._turn_reader()
+
+    async def _rescue(self, error: UnicodeDecodeError) -> None:
+        """Somewhere lies a record that stops the reader: take the next batch of every place ourselves."""
+        log.warning(
+            "group %s reads with care past a record that is not as it should be: %s", self._consumer.group, error
+        )
+        wanted = {place: at for place, at in self._positions.items() if place.partition not in self._paused}
+        for place, found in (await self._bus.rescue(wanted)).items():
+            if self._positions.get(place) != wanted[place]:
+                continue
+            if found.lost:
+                await self._tell_gap(place, wanted[place], found.next)
+            self._accept({place: found.records})
+            self._positions[place] = found.next
         self._turn_reader()
 
     async def _tell_gap(self, place: TopicPartition, position: int, first: int) -> None:

@@ -170,8 +170,43 @@ ASSIGNED: Final = Schema(
 )
 """What the leader says to a member, as all consumers do: the standard tools show it."""
 
-# -- topics and rights ----------------------------------------------------------------------------------------------------
+# -- records, topics and rights ------------------------------------------------------------------------------------------
 
+FETCH: Final = Api(
+    "Fetch",
+    *(1, 4),
+    Schema(
+        ("replica", Int32),
+        ("wait_ms", Int32),
+        ("bytes_min", Int32),
+        ("bytes_max", Int32),
+        ("isolation", Int8),
+        (
+            "topics",
+            rows(("topic", TEXT), ("partitions", rows(("partition", Int32), ("offset", Int64), ("bytes_max", Int32)))),
+        ),
+    ),
+    Schema(
+        ("throttle_ms", Int32),
+        (
+            "topics",
+            rows(
+                ("topic", TEXT),
+                (
+                    "partitions",
+                    rows(
+                        ("partition", Int32),
+                        ("error", Int16),
+                        ("end", Int64),
+                        ("stable_end", Int64),
+                        ("aborted", rows(("producer", Int64), ("first", Int64))),
+                        ("records", Bytes),
+                    ),
+                ),
+            ),
+        ),
+    ),
+)
 CREATE_TOPICS: Final = Api(
     "CreateTopics",
     *(19, 4),

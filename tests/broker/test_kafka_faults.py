@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.record._crc32c import crc
 
 from bus.kafka.bus import KafkaBus
 from bus.kafka.cluster import Patience
 from bus.partitions import partition_of
-from bus.port import Consumer, Message
+from bus.port import Consumer, Message, Record
 from contracts.errors import GavotteError, Refused, TooLarge, Unavailable
 from deploy.local.kafka import Kafka, free_port
 from tests.broker.kafka_nodes import client
@@ -166,3 +169,37 @@ def test_an_agent_without_its_broker_says_so_and_ends(tmp_path: Path, secured_ka
     half = {name: value for name, value in wrong.items() if not name.endswith("PASSWORD")}
     done = told(half, *agent)
     assert (done.returncode, "bus.security is sasl" in done.stderr) == (2, True)
+
+
+async def strange(kafka: Kafka, topic: str, part: int) -> None:
+    """A batch of three records; the second has a header whose name is no text, as any client can write it."""
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.servers)
+    await producer.start()
+    try:
+        builder = producer.create_batch()
+        for value in (b"1", b"2", b"3"):
+            headers = [("XXXX", b"odd")] if value == b"2" else []
+            builder.append(timestamp=None, key=b"k", value=value, headers=headers)
+        raw = bytearray(builder._build().replace(b"XXXX", b"\xff\xfe\xfd\xfc"))
+        struct.pack_into(">I", raw, 17, crc(bytes(raw[21:])))
+        builder._buffer = bytes(raw)
+        await (await producer.send_batch(builder, topic, partition=part))
+    finally:
+        await producer.stop()
+
+
+async def test_a_header_that_is_no_text_stops_nobody(bus: KafkaBus, kafka: Kafka, prefix: str) -> None:
+    part = partition_of(b"k")
+    others = [Message("t", str(n).encode(), b"other") for n in range(20)]
+    await bus.publish([Message("t", b"k", b"0"), *others])
+    await strange(kafka, f"{prefix}t", part)
+    await bus.publish([Message("t", b"k", b"4"), *others])
+    subscription = await bus.subscribe(Consumer("g", "m", ("t",)))
+    found: list[Record] = []
+    while len(found) < 45:
+        found += await subscription.fetch(100, 20.0)
+    for records in (found, await bus.read("t")):
+        mine = [record for record in records if record.key == b"k"]
+        assert [record.value for record in mine] == [b"0", b"1", b"2", b"3", b"4"]
+        assert mine[2].headers == (("\ufffd" * 4, b"odd"),)
+        assert len(records) == 45
