@@ -97,6 +97,9 @@ def _refused(error: BaseException, cluster: Cluster, doing: str) -> GavotteError
             return Unavailable(f"a topic for {doing} is missing in Kafka", hint=TOPICS_HINT, code="kafka_topic")
         case errors.MessageSizeTooLargeError() | errors.RecordListTooLargeError():
             return TooLarge(f"Kafka refuses a record for its size: {doing}", hint="max.message.bytes of the topic")
+        case errors.UnsupportedCodecError():
+            hint = "set compression.type=uncompressed on the topic: the brokers then store what everybody reads"
+            return Refused(f"a record is compressed in a way that is not known here: {_said(error)}", hint=hint)
         case errors.IncompatibleBrokerVersion() | errors.UnsupportedVersionError():
             return Refused(f"these brokers are too old: {_said(error)}", hint="Kafka 2.4 or newer")
         case (

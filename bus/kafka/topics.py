@@ -35,6 +35,7 @@ def settings_of(cluster: Cluster, topic: str) -> dict[str, str]:
     most = cluster.record_bytes_max + OVERHEAD_BYTES + (HEADROOM_BYTES if letters else 0)
     hours = FOR_EVER if letters or cluster.retention_hours <= 0 else str(round(cluster.retention_hours * HOUR_MS))
     found = {"cleanup.policy": "delete", "retention.ms": hours, "max.message.bytes": str(most)}
+    found["compression.type"] = "uncompressed"  # whatever producers do: not every reader knows every codec
     if cluster.replication >= 3:
         found["min.insync.replicas"] = "2"
     return found
