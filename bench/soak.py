@@ -57,17 +57,22 @@ QUICK: Final = {"GAVOTTE_WORKER__SWEEP_SECONDS": "5", "GAVOTTE_BUS__TIMEOUT_SECO
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is to be done to how many tasks. `rate` is submissions per second, `patience_seconds` for all to end."""
+    """What is to be done to how many tasks.
+
+    `rate` is submissions per second, as long as fewer than `open_max` tasks are open; `patience_seconds` is how long
+    nothing may move on.
+    """
 
     bus: str = "kafka"
     store: str = "postgres"
     tasks: int = 2000
     rate: float = 20.0
+    open_max: int = 400
     kill_seconds: float = 3.0
     broker_restarts: int = 3
     store_restarts: int = 0
     seed: int = 1
-    patience_seconds: float = 600.0
+    patience_seconds: float = 180.0
 
 
 class Lost(RuntimeError):
@@ -176,6 +181,7 @@ class Soak:
         self.runtime = runtime
         self.chance = random.Random(plan.seed)
         self.accepted: list[str] = []
+        self.done = 0
         self.restarts: Counter[str] = Counter()
         self.began = time.monotonic()
 
@@ -219,6 +225,8 @@ class Soak:
         for begin in range(0, self.plan.tasks, burst):
             due = self.began + begin / self.plan.rate
             await asyncio.sleep(max(0.0, due - time.monotonic()))
+            while begin - self.done >= self.plan.open_max:
+                await asyncio.sleep(LOOK_SECONDS)
             encoded = [self.submission(number) for number in range(begin, min(begin + burst, self.plan.tasks))]
             while True:
                 try:
@@ -248,12 +256,12 @@ class Soak:
         while True:
             await asyncio.sleep(PROGRESS_SECONDS)
             kills, restarts = sum(self.crew.kills.values()), dict(self.restarts)
-            with contextlib.suppress(Retryable):
-                said(f"{self.seconds():5.0f} s  {len(self.accepted)} submitted, {await self.ended()} ended, "
-                     f"{kills} kills, restarts {restarts}")  # fmt: skip
+            said(
+                f"{self.seconds():5.0f} s  {len(self.accepted)} submitted, {self.done} ended, {kills} kills, {restarts}"
+            )
 
     def disturbances(self) -> list[Any]:
-        """Restarts of each server, spread evenly over the submissions."""
+        """Restarts of each server, spread evenly over the tasks that ended."""
         plan, servers = self.plan, self.servers
         rows = (("broker", servers.broker, plan.broker_restarts), ("store", servers.database, plan.store_restarts))
         return [self.restart(name, server, times) for name, server, times in rows if server is not None]
@@ -262,7 +270,7 @@ class Soak:
         """Stop a server in good order or kill it, by the seed, and start it at once."""
         chance = random.Random(f"{self.plan.seed} {name}")
         for number in range(times):
-            while len(self.accepted) < self.plan.tasks * (number + 1) / (times + 1):
+            while self.done < self.plan.tasks * (number + 1) / (times + 1):
                 await asyncio.sleep(LOOK_SECONDS)
             end = chance.choice((server.stop, server.kill))
             said(f"{self.seconds():5.0f} s  {name}: {end.__name__} and start")
@@ -271,17 +279,15 @@ class Soak:
             self.restarts[name] += 1
 
     async def ends(self) -> None:
-        """Wait until all tasks have ended; TimeoutError where they do not."""
-        deadline = self.began + self.plan.tasks / self.plan.rate + self.plan.patience_seconds
-        while True:
-            with contextlib.suppress(Retryable):
-                if await self.ended() >= self.plan.tasks:
-                    return
-            if time.monotonic() > deadline:
-                raise TimeoutError(
-                    f"not all tasks ended within {self.plan.patience_seconds:g} s after the last submission"
-                )
+        """Wait until all tasks have ended; TimeoutError where none does for too long."""
+        moved = time.monotonic()
+        while self.done < self.plan.tasks:
             await asyncio.sleep(LOOK_SECONDS)
+            with contextlib.suppress(Retryable):
+                before, self.done = self.done, await self.ended()
+                moved = time.monotonic() if self.done > before else moved
+            if time.monotonic() > moved + self.plan.patience_seconds:
+                raise TimeoutError(f"no further task ended for {self.plan.patience_seconds:g} s: {self.done} did")
 
     async def ended(self) -> int:
         counts = (await self.runtime.store.statistics())["tasks"]
@@ -371,6 +377,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--store", choices=("postgres", "sqlite"), default=Plan.store)
     parser.add_argument("--tasks", type=int, default=Plan.tasks)
     parser.add_argument("--rate", type=float, default=Plan.rate, help="submissions per second (%(default)s)")
+    parser.add_argument("--open-max", type=int, default=Plan.open_max, help="open tasks at which submissions wait")
     parser.add_argument("--kill-seconds", type=float, default=Plan.kill_seconds, help="0: none is killed")
     parser.add_argument(
         "--broker-restarts", type=int, default=None, help=f"of a Kafka started here ({Plan.broker_restarts})"
