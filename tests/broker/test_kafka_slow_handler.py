@@ -21,9 +21,7 @@ from deploy.local.kafka import Kafka
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 POLL_SECONDS = float(os.environ.get("GAVOTTE_SLOW_POLL_SECONDS", "3"))
-HANDLER_SECONDS = float(
-    os.environ.get("GAVOTTE_SLOW_HANDLER_SECONDS", str(2 * POLL_SECONDS))
-)
+HANDLER_SECONDS = float(os.environ.get("GAVOTTE_SLOW_HANDLER_SECONDS", str(2 * POLL_SECONDS)))
 
 
 class Dozers:
@@ -33,11 +31,7 @@ class Dozers:
         self.folder = folder
         self.journal = folder / "journal"
         self.journal.touch()
-        clean = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith("GAVOTTE_")
-        }
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("GAVOTTE_")}
         self.environ = (
             clean
             | environ
@@ -65,9 +59,7 @@ class Dozers:
                 stderr=log,
             )
         assert started.stdout is not None
-        assert started.stdout.readline().startswith(b"ready dozing"), self.said(
-            instance
-        )
+        assert started.stdout.readline().startswith(b"ready dozing"), self.said(instance)
         started.stdout.close()
 
     def stop(self, instance: str) -> None:
@@ -98,9 +90,7 @@ class Dozers:
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, (
-            f"{what} did not happen within {seconds:g} s"
-        )
+        assert time.monotonic() < deadline, f"{what} did not happen within {seconds:g} s"
         time.sleep(0.05)
 
 
@@ -132,9 +122,8 @@ def repository(tmp_path: Path) -> Path:
     return found
 
 
-def test_a_long_handler_is_run_once(
-    broker: Kafka, dozers: Dozers, repository: Path
-) -> None:
+@pytest.mark.timeout(HANDLER_SECONDS + 180)
+def test_a_long_handler_is_run_once(broker: Kafka, dozers: Dozers, repository: Path) -> None:
     for instance in "abc":
         dozers.start(instance)
     dozers.gavotte(
@@ -151,9 +140,7 @@ def test_a_long_handler_is_run_once(
     wait_until(lambda: bool(dozers.notes()), "the handler began")
     began = time.monotonic()
     busy = int(dozers.notes()[0].split()[1])
-    for instance in [
-        name for name, process in dozers.running.items() if process.pid != busy
-    ]:
+    for instance in [name for name, process in dozers.running.items() if process.pid != busy]:
         dozers.stop(instance)
         dozers.start(instance)
     broker.restart()
@@ -168,10 +155,7 @@ def test_a_long_handler_is_run_once(
     wait_until(lambda: len(dozers.notes()) > 1, "the handler ended")
 
     def recorded() -> list[str]:
-        return [
-            json.loads(line)["type"]
-            for line in dozers.gavotte("log", "--all", "--json").splitlines()
-        ]
+        return [json.loads(line)["type"] for line in dozers.gavotte("log", "--all", "--json").splitlines()]
 
     wait_until(lambda: "DozedOff" in recorded(), "its event was recorded")
     for instance in list(dozers.running):
@@ -184,7 +168,5 @@ def test_a_long_handler_is_run_once(
         broker.servers,
     )
     told = broker.tool(*groups, "--describe", "--group", "gavotte.dozing")
-    rows = [
-        line.split() for line in told.splitlines() if line.startswith("gavotte.dozing")
-    ]
+    rows = [line.split() for line in told.splitlines() if line.startswith("gavotte.dozing")]
     assert {row[5] for row in rows} == {"0"}, told
