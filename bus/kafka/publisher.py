@@ -112,7 +112,9 @@ class Publisher:
         if topic.endswith(".dlq"):
             most += HEADROOM_BYTES
         if size > most:
-            raise TooLarge(f"a record of {size} bytes for {topic} exceeds {most}", hint="large contents belong in bodies")
+            raise TooLarge(
+                f"a record of {size} bytes for {topic} exceeds {most}", hint="large contents belong in bodies"
+            )
 
     # -- one partition ------------------------------------------------------------------------------------------------
 
