@@ -131,7 +131,8 @@ CREATE TABLE IF NOT EXISTS kills (
 CREATE INDEX IF NOT EXISTS kills_active ON kills (seq) WHERE lifted_by IS NULL;
 
 -- The journal: the intent and the outcome of every model and tool call. `lost_*` is what earlier tries without an
--- answer are charged at. Of equal keys one row is not abandoned.
+-- answer are charged at; while an outcome is unknown, so is the time up to `deadline_us`. Of equal keys one row is not
+-- abandoned.
 CREATE TABLE IF NOT EXISTS steps (
     step_id          INTEGER PRIMARY KEY,
     task_id          TEXT NOT NULL,
@@ -164,7 +165,8 @@ CREATE TABLE IF NOT EXISTS steps (
     prompt           TEXT NOT NULL,
     prompt_hash      TEXT NOT NULL,
     abandoned        INTEGER NOT NULL,
-    attempt          INTEGER NOT NULL
+    attempt          INTEGER NOT NULL,
+    deadline_us      INTEGER NOT NULL
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS steps_key ON steps (task_id, cause_id, role, ordinal) WHERE abandoned = 0;
 CREATE INDEX IF NOT EXISTS steps_task ON steps (task_id);
