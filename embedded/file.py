@@ -47,6 +47,11 @@ PRAGMAS: Final = (
     "PRAGMA recursive_triggers=ON",
 )
 
+COLUMNS: Final = """
+SELECT name, (SELECT group_concat(column, ' ') FROM (SELECT name AS column FROM pragma_table_info(master.name) ORDER BY 1))
+FROM sqlite_master AS master WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'
+"""
+
 
 class Database:
     """A connection of this process to the shared file; belongs to the event loop that opened it.
@@ -73,7 +78,10 @@ class Database:
 
     @classmethod
     async def open(cls, path: Path, *, schema: Sequence[str] = ()) -> Self:
-        """Open or create the file (and its folder); each schema is a script of idempotent statements, run in order."""
+        """Open or create the file (and its folder); each schema is a script of idempotent statements, run in order.
+
+        Raises Refused where the file has one of its tables with other columns, as another version laid it out.
+        """
         _make_folder(path)
         database = cls(path)
         try:
@@ -176,6 +184,7 @@ class Database:
         connection = self._writer.connection
         self._lock.acquire(LOCK_TIMEOUT_SECONDS)
         try:
+            _check_layout(connection, schema, self.path)
             for script in schema:
                 connection.executescript(f"BEGIN IMMEDIATE;\n{script}\n;COMMIT;")
         finally:
@@ -308,6 +317,24 @@ class _Thread(aiosqlite.Connection):
             await self.run(before)
         finally:
             await self.close()
+
+
+def _check_layout(connection: sqlite3.Connection, schema: Sequence[str], path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(":memory:")) as fresh:
+        with contextlib.suppress(sqlite3.Error):  # it adds to tables that are only in the file
+            for script in schema:
+                fresh.executescript(script)
+        wanted, found = _columns(fresh), _columns(connection)
+    for table in sorted(wanted.keys() & found.keys()):
+        if wanted[table] != found[table]:
+            raise Refused(
+                f"{path} was laid out by another version: its table {table} has other columns",
+                hint="read it with the version that made it, or name a new folder with --data",
+            )
+
+
+def _columns(connection: sqlite3.Connection) -> dict[str, str]:
+    return dict(connection.execute(COLUMNS))
 
 
 def _connect(uri: str) -> sqlite3.Connection:

@@ -344,6 +344,19 @@ async def test_a_file_that_is_no_database_is_corrupt(tmp_path: Path) -> None:
     assert "copy" in raised.value.hint
 
 
+async def test_a_file_of_another_version_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "gavotte.db"
+    old = await Database.open(path, schema=["CREATE TABLE IF NOT EXISTS steps (id INTEGER, name TEXT)"])
+    await old.close()
+    with pytest.raises(Refused, match="another version: its table steps"):
+        await Database.open(
+            path, schema=["CREATE TABLE IF NOT EXISTS steps (id INTEGER, name TEXT, deadline_us INTEGER)"]
+        )
+    again = await Database.open(path, schema=["CREATE TABLE IF NOT EXISTS steps (name TEXT, id INTEGER)"])
+    assert await again.read(lambda conn: conn.execute("SELECT * FROM steps").fetchall()) == []
+    await again.close()
+
+
 async def test_damage_inside_the_file_is_corrupt(tmp_path: Path) -> None:
     path = tmp_path / "notes.db"
     opened = await Database.open(path, schema=[SCHEMA])
