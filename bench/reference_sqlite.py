@@ -24,7 +24,11 @@ from typing import Any
 import fastavro
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = ("planning", "coding", "review", "deploy")
+sys.path.insert(0, str(ROOT))
+
+from bench import job  # noqa: E402  # the folder is no package: the root must be on the path first
+
+STAGES = job.HOPS
 DONE = "done"
 BATCH = 200
 SCHEMA = """
@@ -32,28 +36,7 @@ CREATE TABLE IF NOT EXISTS log (position INTEGER PRIMARY KEY, topic TEXT NOT NUL
 CREATE INDEX IF NOT EXISTS log_topic ON log (topic, position);
 CREATE TABLE IF NOT EXISTS offsets (stage TEXT PRIMARY KEY, position INTEGER NOT NULL) WITHOUT ROWID;
 """
-TEXT_FIELDS = ("event_id", "type", "task_id", "correlation_id", "causation_id", "source", "title", "text")
-EVENT: Any = fastavro.parse_schema(
-    {
-        "type": "record",
-        "name": "Event",
-        "fields": [
-            *({"name": name, "type": "string"} for name in TEXT_FIELDS),
-            {"name": "time_us", "type": "long"},
-            {
-                "name": "steps",
-                "type": {
-                    "type": "array",
-                    "items": {
-                        "type": "record",
-                        "name": "Step",
-                        "fields": [{"name": "title", "type": "string"}, {"name": "detail", "type": "string"}],
-                    },
-                },
-            },
-        ],
-    }
-)
+EVENT: Any = fastavro.parse_schema(job.AVRO)
 
 
 class Log:
@@ -107,12 +90,8 @@ def decoded(value: bytes) -> dict[str, Any]:
 
 def first(number: int) -> tuple[str, bytes]:
     """A submission of about 1.8 kB."""
-    task = f"{number:032x}"
-    event: dict[str, Any] = dict.fromkeys(TEXT_FIELDS, task)
-    detail = "The client retries idempotent calls with back-off and says so in its log. "
-    event |= {"text": detail * 9, "time_us": time.time_ns() // 1000}
-    event |= {"steps": [{"title": f"step {index}", "detail": detail * 2} for index in range(5)]}
-    return task, encoded(event)
+    event = job.first_event(number)
+    return event["task_id"], encoded(event)
 
 
 def stage_process(folder: Path, stage: str) -> None:
@@ -128,17 +107,14 @@ def stage_process(folder: Path, stage: str) -> None:
             continue
         rows = []
         for _, task, value in found:
-            event = decoded(value)
-            event["causation_id"], event["event_id"] = event["event_id"], os.urandom(16).hex()
-            event["type"], event["time_us"] = stage, time.time_ns() // 1000
-            rows.append((task, encoded(event)))
+            rows.append((task, encoded(job.next_event(decoded(value), stage))))
         position = found[-1][0]
         log.append(following, rows, position)
 
 
 def measure(tasks: int, idle_tasks: int) -> dict[str, float]:
     """Throughput of a burst, and the latency of single tasks on an idle system."""
-    from bench.machine import cpu_seconds, percentile
+    from bench.machine import Meter, bytes_below, latencies
 
     with tempfile.TemporaryDirectory(prefix="gavotte-ref-") as name, ExitStack() as stack:
         folder = Path(name)
@@ -163,30 +139,21 @@ def measure(tasks: int, idle_tasks: int) -> dict[str, float]:
                 else:
                     log.wait()
 
-        latencies = []
+        spent = []
         for number in range(idle_tasks + 20):
             row = first(number)
             began = time.perf_counter()
             log.append(STAGES[0], [row])
             drain(1)
             if number >= 20:
-                latencies.append((time.perf_counter() - began) * 1000)
+                spent.append((time.perf_counter() - began) * 1000)
             time.sleep(0.003)
         rows = [first(1_000_000 + number) for number in range(tasks)]
-        pids = [worker.pid for worker in workers]
-        cpu, began = cpu_seconds(pids), time.perf_counter()
+        meter = Meter([worker.pid for worker in workers])
         for index in range(0, tasks, 50):
             log.append(STAGES[0], rows[index : index + 50])
         drain(tasks)
-        seconds = time.perf_counter() - began
-        used = cpu_seconds(pids) - cpu
-    return {
-        "tasks_per_second": tasks / seconds,
-        "cpu_ms_per_task": used / tasks * 1000,
-        "idle_p50_ms": percentile(latencies, 50),
-        "idle_p99_ms": percentile(latencies, 99),
-        "event_bytes": float(len(rows[0][1])),
-    }
+        return meter.per(tasks) | latencies(spent) | {"stored_bytes_per_task": bytes_below(folder) / tasks}
 
 
 def start(folder: Path, stage: str) -> subprocess.Popen[str]:
@@ -199,5 +166,4 @@ if __name__ == "__main__":
     if len(sys.argv) == 3:
         stage_process(Path(sys.argv[1]), sys.argv[2])
     else:
-        sys.path.insert(0, str(ROOT))
         print(json.dumps(measure(5000, 200), indent=1))

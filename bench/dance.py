@@ -1,0 +1,123 @@
+"""Ours at the job: real agent processes with do-nothing roles, and one who submits tasks and watches their ends go by.
+
+Works on every bus and store: `environ` has the `GAVOTTE_*` variables that name them; with none it is the embedded mode.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.job import HOPS, TEXT
+from bench.machine import Meter, cpu_seconds
+
+BURST = 50
+SECONDS_MAX = 180.0
+WARM_UP = 20
+"""Tasks that are done before any is measured."""
+SETTINGS = {"GAVOTTE_WORKER__CONCURRENCY": "256"}
+"""The one setting that is not the default: how many tasks a process handles side by side. Handlers that do nothing may
+be many; those that run tests or ask models are 8."""
+PROGRAM = Path(__file__).with_name("roles.py")
+
+
+class Dance:
+    """The agents, and the one who submits. `runtime` is the driver's own; `pids` are those of the agents."""
+
+    def __init__(self, runtime: Any, agents: Sequence[subprocess.Popen[bytes]] = ()) -> None:
+        self.runtime = runtime
+        self.agents = agents
+        self.subscription: Any = None
+
+    @property
+    def pids(self) -> list[int]:
+        return [agent.pid for agent in self.agents]
+
+    def submission(self) -> Any:
+        """A task's first event, encoded."""
+        from contracts.envelope import root
+        from contracts.events import TaskSubmitted
+        from state_store.port import Encoded
+
+        fields = {"repository": "r", "project_id": "p", "project_digest": "d", "base_commit": "base"}
+        event = root(TaskSubmitted.model_validate({"title": "t", "description": TEXT, **fields}))
+        return Encoded(event, self.runtime.codec.encode_payload(event.payload))
+
+    async def submit(self, made: Sequence[Any]) -> None:
+        """The record first, then the news."""
+        from agents.wiring import announce
+
+        await announce(self.runtime, await self.runtime.store.append(made))
+
+    async def ended(self, count: int) -> None:
+        """Wait until so many more tasks have ended; SystemExit where they do not."""
+        deadline = time.monotonic() + SECONDS_MAX
+        while count > 0:
+            records = await self.subscription.fetch(1000, 1.0)
+            count -= sum(record.envelope.type == "TaskFailed" for record in records)
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{count} tasks did not end within {SECONDS_MAX:g} s")
+
+    async def idle_latencies(self, count: int) -> list[float]:
+        """Milliseconds of single tasks on a system that does nothing else."""
+        spent = []
+        for number in range(count + WARM_UP):
+            made = self.submission()
+            began = time.perf_counter()
+            await self.submit([made])
+            await self.ended(1)
+            if number >= WARM_UP:
+                spent.append((time.perf_counter() - began) * 1000)
+        return spent
+
+    async def burst(self, tasks: int, *servers: int) -> dict[str, float]:
+        """So many tasks as fast as they go: rates and costs of the agents (and of `servers`, by pid)."""
+        ready = [self.submission() for _ in range(tasks)]
+        meter = Meter([*self.pids, *servers])
+        for index in range(0, tasks, BURST):
+            await self.submit(ready[index : index + BURST])
+        await self.ended(tasks)
+        return meter.per(tasks)
+
+    async def resting(self, seconds: float) -> float:
+        """CPU of all agents together while nothing happens, in percent of one core."""
+        before = cpu_seconds(self.pids)
+        await asyncio.sleep(seconds)
+        return (cpu_seconds(self.pids) - before) / seconds * 100
+
+
+@contextlib.asynccontextmanager
+async def dance(data: Path, environ: Mapping[str, str] | None = None, *, each: int = 1) -> AsyncIterator[Dance]:
+    """All started, `each` processes of a role, and all ended at the end."""
+    from agents.settings import load_settings
+    from agents.wiring import open_runtime
+    from bus.port import Consumer
+    from contracts.topology import topic_of
+
+    variables = {**os.environ, **SETTINGS, **(environ or {})}
+    runtime = await open_runtime(load_settings(data=data, environ=variables))
+    started: list[subprocess.Popen[bytes]] = []
+    made = Dance(runtime, started)
+    try:
+        for role in HOPS * each:
+            command = [sys.executable, str(PROGRAM), role, str(data)]
+            started.append(subprocess.Popen(command, stdout=subprocess.PIPE, env=variables))  # noqa: ASYNC220  # it does not wait
+        for agent in started:
+            assert agent.stdout is not None
+            if not await asyncio.to_thread(agent.stdout.readline):
+                raise SystemExit(f"an agent ended with {agent.wait()}")
+        made.subscription = await runtime.bus.subscribe(Consumer("bench", "bench", (topic_of("deploy"),)))
+        yield made
+    finally:
+        for agent in started:
+            agent.terminate()
+        for agent in started:
+            agent.wait()
+        await runtime.close()
