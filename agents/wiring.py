@@ -256,11 +256,11 @@ def limits_of(settings: Settings) -> Limits:
     )
 
 
-def core_role(name: str, runtime: Runtime) -> Role:
-    """One of the four roles with its tools."""
+def core_role(name: str, runtime: Runtime, given: Resources | None = None) -> Role:
+    """One of the four roles with its tools, which share what is `given`, default what the settings say."""
     from agents.prompts import prompt_for
 
-    agent, resources = runtime.topology.agent(name), resources_of(runtime, name)
+    agent, resources = runtime.topology.agent(name), given or resources_of(runtime, name)
     match name:
         case "planning":
             from agents import planning

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from agents.tools.evidence import choose_project_sandbox, evidence_of, project_environment, run_project_tests
 from agents.tools.toolbox import Toolbox, tool, tool_with_runs
@@ -14,6 +14,7 @@ from contracts.errors import GavotteError, NotFound, Rejected
 from contracts.events import Body, Evidence, FileChange, Finding
 from contracts.harmless import marked
 from contracts.prompts import Prompt
+from contracts.redaction import MASK
 
 FILE_BYTES_MAX = 256 * 1024
 OUTPUT_CHARACTERS = 4000
@@ -36,6 +37,8 @@ class PatchOnBase(BaseModel):
 
 class Edit(BaseModel):
     """Replace `find`, which must occur exactly once, by `replace`; an empty `find` makes a new file."""
+
+    model_config = ConfigDict(extra="forbid")
 
     path: str
     find: str = ""
@@ -141,7 +144,11 @@ class CodingTools(Toolbox):
     async def apply_edits(self, arguments: EditsOnBase) -> Authored:
         """Apply exact-match edits to the base and commit them."""
         texts: dict[str, str] = {}
+        if sum(len(edit.replace) for edit in arguments.edits) > FILE_BYTES_MAX:
+            return Authored(problem=f"the edits hold more than {FILE_BYTES_MAX >> 10} KiB", problem_code="too_large")
         for edit in arguments.edits:
+            if MASK in edit.replace and MASK not in edit.find:
+                return Authored(problem=f"the edit of {edit.path!r} writes a masked secret", problem_code="bad_edit")
             try:
                 text = texts[edit.path] if edit.path in texts else await self._text(arguments.base, edit.path)
             except NotFound:

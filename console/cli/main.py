@@ -19,6 +19,7 @@ from console.cli import (
     config,
     contracts,
     demo,
+    evaluate,
     events,
     letters,
     llm,
@@ -95,6 +96,7 @@ for room in (
     machine,
     audit,
     demo,
+    evaluate,
 ):
     room.add_to(app)
 model_server.add_to(app)

@@ -22,7 +22,7 @@ from tests.acceptance.commands import SPLIT, TESTS, Person, ready_pids, reposito
 
 KEY = "sk-ant-planted-4711"
 TASKS = int(os.environ.get("GAVOTTE_MODEL_TASKS", "6"))
-"""Of the run with faults; 200 take half an hour."""
+"""Of the run with faults; 200 take a quarter of an hour."""
 PATIENCE_SECONDS = 60.0 + TASKS * 30.0
 AT_REST = {"succeeded", "failed", "cancelled", "escalated"}
 
