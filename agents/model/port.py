@@ -47,7 +47,8 @@ class Question:
 
     `turn` counts the role's questions for the task from 0, `purpose` chooses the model (`triage`, `coding`, ...).
     `prompt` is (name and version, sha256 of the file), `instructions` its text. `answer_tool` is the tool whose input is
-    the answer; empty where the model may do as it likes. `tokens_max` bounds the answer, 0 as the settings say.
+    the answer; empty where the model may do as it likes. Where `open_ended`, the other tools may be called as well, several
+    at once, and `answer_tool` ends the work. `tokens_max` bounds the answer, 0 as the settings say.
     """
 
     role: str
@@ -60,10 +61,13 @@ class Question:
     answer_tool: str = ""
     purpose: str = ""
     tokens_max: int = 0
+    open_ended: bool = False
 
     def digest(self) -> str:
         """What the journal knows the question by: free of models, prices and limits, which may change between runs."""
         asked = asdict(replace(self, tokens_max=0, purpose=""))
+        if not self.open_ended:
+            del asked["open_ended"]  # such questions are known by what they were before there were others
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
 
     def then(self, *messages: Said) -> Question:

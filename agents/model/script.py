@@ -2,7 +2,7 @@
 
 It is JSON or TOML. Rules are tried from top to bottom, and the first one that fits and is not used up answers. The
 short form, role -> list of answers, is that of the scripted model: the n-th request of a role for a task gets the n-th
-answer, and the last one repeats.
+answer, and the last one repeats. Triage is answered by rules that name its tool, and else with yes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from agents.model.faults import Fault
 from agents.model.port import Block
-from agents.model.scripted import is_script
+from agents.model.scripted import TRIAGE, TRIAGE_TOOL, is_script
 from contracts.errors import Usage
 
 HINT: Final = "docs/models.md shows a script"
@@ -29,7 +29,7 @@ HINT: Final = "docs/models.md shows a script"
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A request as rules see it. `number` counts all requests from 1, `nth` those of its role and task that were
-    answered or are about to be. `role`, `task` and `call` are what gavotte says in its headers; others leave them empty.
+    answered or are about to be, triage apart. `role`, `task` and `call` are what gavotte says in its headers; others leave them empty.
     """
 
     number: int
@@ -53,6 +53,11 @@ class Asked:
     def turn(self) -> int:
         """How often the model has spoken in this conversation."""
         return sum(message.get("role") == "assistant" for message in self.body.get("messages") or [])
+
+    @property
+    def is_triage(self) -> bool:
+        """Whether a task is to be let in or refused."""
+        return TRIAGE_TOOL in self.tools
 
     def system(self) -> str:
         """The system prompt as one text."""
@@ -125,6 +130,13 @@ class When(_Strict):
         )
 
 
+class ToolCall(_Strict):
+    """A call of a tool."""
+
+    tool: str
+    input: dict[str, Any] = Field(default_factory=dict)
+
+
 class Rule(_Strict):
     """One answer and when it is given."""
 
@@ -135,6 +147,7 @@ class Rule(_Strict):
     input: dict[str, Any] | None = Field(default=None, description="The input of a tool that is called.")
     tool: str = Field(default="", description="The tool; empty: the first one on offer.")
     text: str = Field(default="", description="A text, before the call of the tool or on its own.")
+    calls: tuple[ToolCall, ...] = Field(default=(), description="Several calls at once, each with `tool` and `input`.")
     content: tuple[dict[str, Any], ...] = Field(default=(), description="Blocks of the Messages API, as they are.")
     stop_reason: str = Field(default="", description="Why the answer stops; empty: as its blocks suggest.")
     output_tokens: int | None = Field(default=None, ge=0, description="Tokens to report; empty: counted by length.")
@@ -142,8 +155,8 @@ class Rule(_Strict):
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        if self.input is None and not self.text and not self.content and not self.stop_reason:
-            raise ValueError("a rule gives input, text, content or a stop_reason")
+        if self.input is None and not (self.text or self.calls or self.content or self.stop_reason):
+            raise ValueError("a rule gives input, calls, text, content or a stop_reason")
         return self
 
     def given(self, asked: Asked) -> Given:
@@ -151,9 +164,11 @@ class Rule(_Strict):
         blocks: list[Block] = [dict(block) for block in self.content]
         if self.text:
             blocks.append({"type": "text", "text": self.text})
+        made = [(call.tool, call.input) for call in self.calls]
         if self.input is not None:
-            name = self.tool or next(iter(asked.tools), "answer")
-            blocks.append({"type": "tool_use", "id": tool_id(asked, len(blocks)), "name": name, "input": self.input})
+            made.append((self.tool or next(iter(asked.tools), "answer"), self.input))
+        for name, given in made:
+            blocks.append({"type": "tool_use", "id": tool_id(asked, len(blocks)), "name": name, "input": given})
         called = any(block.get("type") == "tool_use" for block in blocks)
         usage = {} if self.output_tokens is None else {"output_tokens": self.output_tokens}
         return Given(blocks, self.stop_reason or ("tool_use" if called else "end_turn"), usage, self.delay_seconds)
@@ -190,7 +205,10 @@ class Script(_Strict):
 
 def _in_a_row(role: str, answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The short form as rules: each answer once for a task, the last one for ever."""
-    rules: list[dict[str, Any]] = [{"when": {"role": role}, "input": answer, "times": 1} for answer in answers]
+    when = {"tool": TRIAGE_TOOL} if role == TRIAGE else {"role": role}
+    rules: list[dict[str, Any]] = [
+        {"when": when, "times": 1, **(answer if set(answer) == {"calls"} else {"input": answer})} for answer in answers
+    ]
     if rules:
         del rules[-1]["times"]
     return rules
@@ -204,12 +222,16 @@ class ScriptAnswers:
         self._used: Counter[tuple[int, str]] = Counter()
 
     def answer(self, asked: Asked) -> Given | None:
-        """The answer of the first rule that fits; a request without tools is told `ready` where none does."""
+        """The answer of the first rule that fits; where none does, triage lets in, and who offers no tool is told `ready`."""
         for index, rule in enumerate(self._script.answers):
+            if asked.is_triage and rule.when.tool != TRIAGE_TOOL:
+                continue
             used_up = rule.times is not None and self._used[index, asked.task] >= rule.times
             if not used_up and rule.when.fits(asked):
                 self._used[index, asked.task] += 1
                 return rule.given(asked)
+        if asked.is_triage:
+            return Rule(input={}, tool=TRIAGE_TOOL).given(asked)
         return None if asked.tools else Given([{"type": "text", "text": "ready"}])
 
 

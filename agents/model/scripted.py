@@ -1,6 +1,8 @@
 """A model that reads its answers from a file: for the demo and for tests, and announced as such.
 
 The file is JSON: role -> list of answers. The n-th question of a role for a task gets the n-th answer; the last repeats.
+An answer is the input of the tool that is asked for, or `{"calls": [{"tool": ..., "input": ...}]}` for calls of others.
+What is asked by `triage` is in bounds unless the script has answers for it.
 """
 
 from __future__ import annotations
@@ -17,6 +19,10 @@ from agents.model.port import Call, Question, Reply, Route
 from contracts.errors import Refused, Usage
 
 NAME: Final = "scripted"
+TRIAGE: Final = "triage"
+"""The purpose of the question whether a task is in bounds."""
+TRIAGE_TOOL: Final = "triage_verdict"
+"""The tool that it is answered by. An empty input means that the task is in bounds."""
 
 
 class ScriptedModel:
@@ -40,7 +46,7 @@ class ScriptedModel:
         return cls(script)
 
     def routes(self, question: Question) -> Sequence[Route]:
-        if not self._script.get(question.role):
+        if question.purpose != TRIAGE and not self._script.get(question.role):
             raise Refused(f"the model script has no answer for {question.role}", hint="add one to the script")
         return (self._route,)
 
@@ -52,15 +58,14 @@ class ScriptedModel:
         """Nothing is needed."""
 
     async def send(self, call: Call) -> Reply:
-        answers = self._script[call.question.role]
-        answer = answers[min(call.question.turn, len(answers) - 1)]
-        tool = {
-            "type": "tool_use",
-            "id": f"toolu_{call.sha256[:24]}",
-            "name": call.question.answer_tool,
-            "input": answer,
-        }
-        message = {"type": "message", "role": "assistant", "model": NAME, "content": [tool], "stop_reason": "tool_use"}
+        asked = call.question
+        answers = self._script.get(asked.purpose or asked.role) or [{}]
+        answer = answers[min(asked.turn, len(answers) - 1)]
+        content = [
+            {"type": "tool_use", "id": f"toolu_{call.sha256[:24]}{number:02d}", **made}
+            for number, made in enumerate(calls_in(answer, asked.answer_tool))
+        ]
+        message = {"type": "message", "role": "assistant", "model": NAME, "content": content, "stop_reason": "tool_use"}
         return Reply(message, NAME, request_id=hashlib.sha256(call.id.encode()).hexdigest()[:24])
 
 
@@ -85,8 +90,27 @@ class NoModel:
         raise NotImplementedError(f"{call.route} has no model")
 
 
+def calls_in(answer: dict[str, Any], tool: str) -> list[dict[str, Any]]:
+    """The calls that an answer stands for, as name and input; one of `tool` where it does not say otherwise."""
+    if set(answer) != {"calls"}:
+        return [{"name": tool, "input": answer}]
+    return [{"name": call["tool"], "input": call.get("input", {})} for call in answer["calls"]]
+
+
 def is_script(found: object) -> bool:
     """Whether this is role -> list of answers."""
     return isinstance(found, dict) and all(
-        isinstance(answers, list) and all(isinstance(answer, dict) for answer in answers) for answers in found.values()
+        isinstance(answers, list) and all(isinstance(answer, dict) and _calls_are_calls(answer) for answer in answers)
+        for answers in found.values()
+    )
+
+
+def _calls_are_calls(answer: dict[str, Any]) -> bool:
+    calls = answer.get("calls")
+    return set(answer) != {"calls"} or (
+        isinstance(calls, list)
+        and all(
+            isinstance(call, dict) and isinstance(call.get("tool"), str) and isinstance(call.get("input", {}), dict)
+            for call in calls
+        )
     )

@@ -13,7 +13,7 @@ import json
 import socket
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from agents.model import wire
@@ -70,7 +70,7 @@ class ModelServer:
         self._key = key
         self._calls_file = calls_file
         self._struck: Counter[int] = Counter()
-        self._answered: Counter[tuple[str, str]] = Counter()
+        self._answered: Counter[tuple[str, str, bool]] = Counter()
         self._cached: set[str] = set()
         self._requests: OrderedDict[int, bytes] = OrderedDict()
 
@@ -109,13 +109,14 @@ class ModelServer:
             return refused
         asked = Asked(
             number=seen.number,
-            nth=self._answered[seen.role, seen.task] + 1,
+            nth=0,
             body=body,
             sha256=seen.sha256,
             role=seen.role,
             task=seen.task,
             call=seen.call,
         )
+        asked = replace(asked, nth=self._answered[_row_of(asked)] + 1)
         fault = self._due(asked)
         seen.fault = fault.kind if fault else ""
         if fault is not None and fault.kind in STATUS_ERRORS:
@@ -129,7 +130,7 @@ class ModelServer:
             said = f"the script has no answer for request {asked.number} (role {asked.role!r}, tools {asked.tools})"
             return self._invalid(said, seen)
         if fault is None:
-            self._answered[seen.role, seen.task] += 1
+            self._answered[_row_of(asked)] += 1
         else:
             given = spoiled(fault.kind, given, asked, fault.text)
         await asyncio.sleep(given.delay_seconds)
@@ -272,6 +273,11 @@ class ModelServer:
         from starlette.responses import PlainTextResponse
 
         return PlainTextResponse("gavotte model-server: POST /v1/messages, GET /calls\n")
+
+
+def _row_of(asked: Asked) -> tuple[str, str, bool]:
+    """What a request is the n-th of: its role and task, triage apart."""
+    return asked.role, asked.task, asked.is_triage
 
 
 def parsed(raw: bytes) -> Any:

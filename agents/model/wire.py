@@ -24,7 +24,7 @@ def frame_of(question: Question, model: str, *, tokens_max: int, stream: bool) -
     frame["system"] = system_of(question)
     if question.tools:
         frame["tools"] = tools_of(question)
-        frame["tool_choice"] = {"type": "auto", **({"disable_parallel_tool_use": True} if question.answer_tool else {})}
+        frame["tool_choice"] = {"type": "auto", **({"disable_parallel_tool_use": True} if one_call(question) else {})}
     frame["messages"] = messages_of(question.messages, model)
     if stream:
         frame["stream"] = True
@@ -34,12 +34,21 @@ def frame_of(question: Question, model: str, *, tokens_max: int, stream: bool) -
 def system_of(question: Question) -> list[Block]:
     """The prompt, and how to answer; cached together."""
     texts = [readable_instructions(question.instructions)]
-    if question.answer_tool:
+    if one_call(question):
         texts.append(f"Give your answer by calling the tool `{question.answer_tool}` once. Nothing else is read.")
+    elif question.open_ended:
+        texts.append(
+            f"Call one tool, or several at once. Nothing else is read. `{question.answer_tool}` ends the work."
+        )
     blocks: list[Block] = [{"type": "text", "text": text} for text in texts if text]
     if blocks:
         blocks[-1]["cache_control"] = CACHED
     return blocks
+
+
+def one_call(question: Question) -> bool:
+    """Whether the answer is a single call of one tool."""
+    return bool(question.answer_tool) and not question.open_ended
 
 
 def readable_instructions(text: str) -> str:

@@ -106,6 +106,35 @@ def test_the_short_form_answers_in_a_row_for_each_task() -> None:
     assert [given.content[0]["input"]["n"] for given in found if given] == [1, 1, 9, 2, 2, 2]
 
 
+def test_triage_lets_in_unless_a_rule_names_its_tool() -> None:
+    tools = [{"name": "triage_verdict", "input_schema": {"type": "object"}}]
+    row: list[dict[str, Any]] = [{"input": {"summary": "a plan"}}, {"text": "la la la"}]
+    verdict = answers(*row).answer(asked(tools=tools))
+    assert verdict is not None
+    assert [(block["name"], block["input"]) for block in verdict.content] == [("triage_verdict", {})]
+    refusing = {"when": {"tool": "triage_verdict"}, "input": {"out_of_bounds": "no_change"}}
+    refused = answers(*row, refusing).answer(asked(tools=tools))
+    assert refused is not None
+    assert refused.content[0]["input"] == {"out_of_bounds": "no_change"}
+    short = {"triage": [{"out_of_bounds": "no_change"}], "planning": [{"summary": "a plan"}]}
+    script = ScriptAnswers(Script.parse(short, "short"))
+    found = [script.answer(asked(tools=tools)), script.answer(asked())]
+    assert [given.content[0]["input"] for given in found if given] == [*short["triage"], *short["planning"]]
+
+
+def test_an_answer_may_be_several_calls_of_tools() -> None:
+    calls = [{"tool": "read", "input": {"path": "a.py"}}, {"tool": "run_tests"}]
+    for script in ({"answers": [{"calls": calls}]}, {"planning": [{"calls": calls}]}):
+        given = ScriptAnswers(Script.parse(script, "calls")).answer(asked())
+        assert given is not None
+        assert [(block["name"], block["input"]) for block in given.content] == [
+            ("read", {"path": "a.py"}),
+            ("run_tests", {}),
+        ]
+        assert len({block["id"] for block in given.content}) == 2
+        assert given.stop_reason == "tool_use"
+
+
 def test_files_are_json_or_toml(tmp_path: Path) -> None:
     toml = tmp_path / "s.toml"
     toml.write_text('[[answers]]\nwhen = { role = "planning" }\ntext = "yes"\n[[faults]]\nkind = "429"\nevery = 3\n')
@@ -122,7 +151,7 @@ def test_files_are_json_or_toml(tmp_path: Path) -> None:
     ("script", "said"),
     [
         ({"answers": [{"when": {"rle": "x"}, "text": "a"}]}, "answers.0.when.rle: Extra inputs"),
-        ({"answers": [{"when": {"role": "x"}}]}, "a rule gives input, text, content or a stop_reason"),
+        ({"answers": [{"when": {"role": "x"}}]}, "a rule gives input, calls, text, content or a stop_reason"),
         ({"answers": [{"text": "a", "times": 0}]}, "answers.0.times"),
         ({"faults": [{"kind": "flood"}]}, "faults.0.kind"),
         ([1], "Input should be"),
