@@ -1,6 +1,7 @@
 """Agents that die at every stop of the path: the task ends once, each act happened once, no recorded step runs again.
 
-`GAVOTTE_SOAK_SECONDS` and `GAVOTTE_SOAK_SEED` make the random kills last longer and fall elsewhere.
+`GAVOTTE_CRASH_POINTS=all` tries every point for every role. `GAVOTTE_SOAK_SECONDS` and `GAVOTTE_SOAK_SEED` make the
+random kills last longer and fall elsewhere.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 
 from contracts.crashpoints import VARIABLE
-from tests.acceptance.commands import FIX, PATIENCE_SECONDS, Person, repository
+from tests.acceptance.commands import FIX, Person, repository
 from tests.acceptance.crew import ROLES, Crew, judge, released
 
 PATH = (
@@ -38,6 +39,19 @@ PATH = (
 """The writes of an ordinary task, in the order in which a delivery comes by."""
 ACTS = frozenset({"store.effect_intent", "store.effect_receipt"})
 """Of the deploy role alone."""
+RISKY = frozenset({"store.commit", "worker.publish", "worker.acknowledge"})
+"""Tried for every role on every run, as are the acts of deploy; the others for one role each."""
+OTHERWISE = {
+    "store.start": "planning",
+    "worker.commit": "planning",
+    "store.step_intent": "coding",
+    "store.sweep_mark": "coding",
+    "store.mark_partitions": "review",
+    "store.published": "review",
+    "store.step_outcome": "deploy",
+}
+EVERYWHERE = os.environ.get("GAVOTTE_CRASH_POINTS") == "all"
+"""Every write for every role: some minutes longer."""
 BEFORE_OUTCOME = frozenset(
     {"store.step_intent.after", "store.step_outcome.before"}
     | {f"{act}.{side}" for act in ACTS for side in ("before", "after")}
@@ -51,13 +65,18 @@ AT_A_TIME = 3
 KILL_PROBABILITY = 0.05
 """At each of some 20 looks a second."""
 CALM_SECONDS = 120.0
-"""After the last kill: what was due when everybody died comes again with the sweep, a retry after half a minute."""
+"""So long at most until the next thing happens, on a busy machine too: a retry comes after half a minute."""
 
 
 def points_of(role: str) -> list[str]:
     """Where this role dies, once at each point, spread so that every task meets early and late ones."""
-    writes = [write for write in PATH if write not in ACTS or role == "deploy"]
-    points = [f"{write}.{side}" for write in writes for side in ("before", "after")]
+
+    def meets(write: str) -> bool:
+        if write in ACTS:
+            return role == "deploy"
+        return EVERYWHERE or write in RISKY or OTHERWISE[write] == role
+
+    points = [f"{write}.{side}" for write in PATH if meets(write) for side in ("before", "after")]
     return [point for first in range(SPREAD) for point in points[first::SPREAD]]
 
 
@@ -111,20 +130,21 @@ def unharmed(ann: Person, tasks: list[str]) -> None:
     assert ann.says("audit", "verify").returncode == 0
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_agents_that_die_at_every_stop_are_of_no_consequence(ann: Person) -> None:
     wanted = {role: points_of(role) for role in ROLES}
     tasks: list[str] = []
     with Crew(ann, {role: list(points) for role, points in wanted.items()}) as crew:
 
-        def all_have_died() -> bool:
+        def another_has_died(before: int) -> bool:
             if not tasks or has_ended_well(ann, tasks[-1]):
                 tasks.append(submit(ann, f"task {len(tasks)}"))
-            return all(crew.deaths[role] == len(points) for role, points in wanted.items())
+            return crew.deaths.total() > before
 
-        crew.until(all_have_died, 300)
+        while crew.deaths != {role: len(points) for role, points in wanted.items()}:
+            crew.until(partial(another_has_died, crew.deaths.total()), CALM_SECONDS)
         for task in tasks:
-            crew.until(partial(has_ended_well, ann, task))
+            crew.until(partial(has_ended_well, ann, task), CALM_SECONDS)
     unharmed(ann, tasks)
     again = tries(ann)
     for role, points in wanted.items():
@@ -143,7 +163,7 @@ def test_a_client_that_dies_after_its_submission_was_recorded_loses_nothing(ann:
     unharmed(ann, [task])
 
 
-@pytest.mark.timeout(60 + SOAK_SECONDS + 2 * CALM_SECONDS)
+@pytest.mark.timeout(SOAK_SECONDS + 5 * CALM_SECONDS)
 def test_agents_killed_at_random_lose_nothing(ann: Person) -> None:
     rng = random.Random(SOAK_SEED)
     tasks: list[str] = []
@@ -156,11 +176,10 @@ def test_agents_killed_at_random_lose_nothing(ann: Person) -> None:
                 tasks.append(submit(ann, f"task {len(tasks)}"))
             if rng.random() < KILL_PROBABILITY:
                 crew.kill(rng.choice(ROLES))
-            return time.monotonic() > end
+            return time.monotonic() > end and crew.deaths.total() > 0
 
-        crew.until(over, SOAK_SECONDS + PATIENCE_SECONDS)
+        crew.until(over, SOAK_SECONDS + CALM_SECONDS)
         for task in tasks:
             crew.until(partial(has_ended_well_or_goes_on, ann, task), CALM_SECONDS)
         print(f"{len(tasks)} tasks, killed: {dict(crew.deaths)}")
-        assert crew.deaths.total() > 0
     unharmed(ann, tasks)
