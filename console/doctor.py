@@ -38,6 +38,7 @@ MODEL_HINTS: Final = {
     "billing": "look at the plan and the bill of the account",
     "not_found": "is the url right, and the model one of this server? settings model.url, model.strong",
     "unreachable": "is the network up, and the url right? setting model.url",
+    "unpriced": "give its price in a file: setting model.prices",
 }
 NETWORK_FILESYSTEMS: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p"})
 
@@ -231,7 +232,7 @@ async def model(settings: Settings) -> list[Finding]:
     found = [Finding("model", "ok", f"{route} answers as {reply.model or 'a model without a name'} ({took})")]
     unpriced = [name for name in asked.names() if not asked.knows_price(name)]
     if unpriced:
-        said = f"no price is known for {', '.join(unpriced)}: charged like the dearest"
+        said = f"no price is known for {', '.join(unpriced)}: they are not asked"
         found.append(Finding("prices", "better", said, "give them in a file: setting model.prices"))
     return found
 

@@ -200,7 +200,9 @@ def nobody_answers(
             code="model_refused",
         )
     if all(failure.means.person for _, failure in failures):
-        return NeedsPerson(f"no model takes the request: {said}", hint=f"gavotte llm {question.task_id}")
+        unpriced = any(failure.kind == "unpriced" for _, failure in failures)
+        hint = "give its price in a file (setting model.prices)" if unpriced else f"gavotte llm {question.task_id}"
+        return NeedsPerson(f"no model takes the request: {said}", hint=hint)
     waits = [failure.retry_after_seconds for _, failure in failures if failure.retry_after_seconds]
     return Unavailable(f"no model answers: {said}", hint="gavotte doctor", retry_seconds=min(waits, default=None))
 

@@ -1,4 +1,4 @@
-"""What a person decides: approve, deny, cancel, resume, budget raise, kill, lift."""
+"""What a person decides: approve, deny, cancel, resume, kill, lift."""
 
 from __future__ import annotations
 
@@ -23,15 +23,11 @@ Values = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A corrected value; may be repeated.")
 ]
 
-budget = typer.Typer(help="The caps of a task.", no_args_is_help=True, rich_markup_mode=None)
-
 
 def add_to(app: typer.Typer) -> None:
     """Put these commands into the program."""
     for function in (approve, deny, cancel, resume):
         command(app)(function)
-    app.add_typer(budget, name="budget")
-    command(budget, "raise")(raise_)
     command(app)(kill)
     command(app)(lift)
 
@@ -92,28 +88,6 @@ async def resume(call: Call, task: TaskId, values: Values = None, note: Note = "
     state = await acts.open_state_of(runtime, await runtime.store.find_task(task))
     recorded = await acts.resume(runtime, state, corrections=acts.pairs(values or []), note=note)
     put_act(call, recorded, json, "resumed, signed")
-
-
-async def raise_(
-    call: Call,
-    task: TaskId,
-    tokens: Annotated[int | None, typer.Option(min=0, help="Tokens in all.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Model and tool calls in all.")] = None,
-    minutes: Annotated[float | None, typer.Option(min=0, help="Minutes of work in all.")] = None,
-    dollars: Annotated[float | None, typer.Option(min=0, help="Dollars in all.")] = None,
-    note: Note = "",
-    json: Json = False,
-) -> None:
-    """Set new caps for a task; what is not named stays. A task that paused on one goes on."""
-    from console import acts
-    from contracts.errors import Usage
-
-    if tokens is None and steps is None and minutes is None and dollars is None:
-        raise Usage("name at least one cap", hint="--tokens, --steps, --minutes or --dollars")
-    runtime = await call.runtime()
-    state = await acts.open_state_of(runtime, await runtime.store.find_task(task))
-    caps = state.budget.model_copy(update=named_caps(tokens, steps, minutes, dollars))
-    put_act(call, await acts.raise_budget(runtime, state, caps, note=note), json, "budget raised, signed")
 
 
 async def kill(
@@ -185,17 +159,6 @@ def chosen(task: str, role: str, *, everything: bool) -> str:
     if len(named) != 1:
         raise Usage("name one of --task, --role and --all", hint="gavotte kill --all stops everything")
     return named[0]
-
-
-def named_caps(tokens: int | None, steps: int | None, minutes: float | None, dollars: float | None) -> dict[str, int]:
-    """The caps that were named, in the units of the events."""
-    given = {
-        "tokens": tokens,
-        "steps": steps,
-        "wall_seconds": None if minutes is None else round(minutes * 60),
-        "cost_microdollars": None if dollars is None else round(dollars * 1_000_000),
-    }
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def put_request(what: Asked) -> None:

@@ -67,7 +67,7 @@ async def submit(
     json: Json = False,
 ) -> int:
     """Ask for a change to a repository: it is planned, written, tested, reviewed and, after your word, deployed."""
-    from console.cli.acts import named_caps
+    from console.cli.budgets import named_caps
     from console.submission import Wish
     from console.submission import submit as record
     from console.supervise import living_roles

@@ -474,11 +474,13 @@ WHERE task_id = ? AND cause_id = ? AND role = ? AND ordinal = ? AND arguments_di
 ORDER BY abandoned, step_id DESC LIMIT 1
 
 -- name: step_settle
--- The outcome of a step.
+-- The outcome of a step. Its time is charged once for each try, and never past the deadline up to which it was held: while
+-- a machine sleeps, or its clock is put forward, nobody works.
 UPDATE steps SET outcome = :outcome, result = :result, result_body = :result_body, error = :error,
     ended_at_us = :ended_at_us::bigint, tokens_in = :tokens_in, tokens_out = :tokens_out,
     cost_microdollars = :cost_microdollars, model = :model,
-    wall_us = wall_us + greatest(0, :ended_at_us::bigint - began_at_us),
+    wall_us = wall_us + CASE WHEN outcome <> '' OR kind = 'value' THEN 0
+        ELSE greatest(0, least(:ended_at_us::bigint, nullif(deadline_us, 0)) - began_at_us) END,
     estimated = CASE WHEN attempt > 1 THEN estimated ELSE :estimated::bigint END
 WHERE step_id = :step_id
 

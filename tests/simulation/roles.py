@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from agents.session import Outcome, Session
+from agents.session import Outcome, Reservation, Session
 from contracts.codec import EPOCH, MICROSECOND
 from contracts.envelope import Event
 from contracts.errors import NeedsPerson, Rejected, Retryable
@@ -37,6 +37,8 @@ from tests.simulation.world import Pause, World
 
 ROLES = ("planning", "coding", "review", "deploy")
 NOTHING = Body.of("")
+WORST = Reservation(tokens=10, cost_microdollars=3, wall_seconds=300.0)
+"""Set apart for each step; its time is cut to what is left of the task's."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,10 @@ class ScriptedTools:
             if known:
                 self.world.faults.append(f"step {key} ran again although its outcome was recorded")
             await self.pause(seconds)
-            return Outcome(json.dumps({"turn": turn}), tokens_in=5, tokens_out=5)
+            return Outcome(json.dumps({"turn": turn}), tokens_in=5, tokens_out=5, cost_microdollars=3)
 
-        await self.session.step("tool", "work", json.dumps([seconds, turn]), run, why="the script says so")
+        arguments = json.dumps([seconds, turn])
+        await self.session.step("tool", "work", arguments, run, why="the script says so", reserved=WORST)
 
     async def release(self, environment: str, digest: str, turn: int) -> str:
         """Make the digest live; returns the effect's key."""

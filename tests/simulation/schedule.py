@@ -62,6 +62,7 @@ HEALING_SECONDS_MAX: Final = 600.0
 STEPS_MAX: Final = 300_000
 """Of the scheduler: a schedule that needs more goes in circles."""
 DAY_US: Final = 86_400_000_000
+TIGHT: Final = (Budget(steps=3), Budget(tokens=25), Budget(cost_microdollars=8), Budget(wall_seconds=6))
 GENEROUS: Final = Budget(tokens=10_000_000, steps=10_000, wall_seconds=1_000_000, cost_microdollars=10**12)
 
 
@@ -453,7 +454,7 @@ class Schedule:
     async def submit(self, number: int) -> None:
         """A client: what was appended is accepted; the news of it may never be sent."""
         await asyncio.sleep(self.rng.uniform(0.0, 10.0))
-        budget = Budget(tokens=40, steps=3) if self.rng.random() < self.faults.tight_budget else GENEROUS
+        budget = self.rng.choice(TIGHT) if self.rng.random() < self.faults.tight_budget else GENEROUS
         submitted = TaskSubmitted(
             title=f"task {number}",
             description=Script.drawn(self.rng).text(),

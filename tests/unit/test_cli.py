@@ -220,6 +220,9 @@ def test_acts_are_recorded_and_signed_where_they_carry_authority(cli: Cli, repo:
     assert cli("approve", task_id).code == 1
     assert cli("resume", task_id).code == 1
     assert cli("budget", "raise", task_id, "--tokens", "5").code == 0
+    axes = cli("budget", "show", task_id, "--json").json["axes"]
+    assert axes["tokens"] == {"spent": 0, "held": 0, "left": 5, "cap": 5}
+    assert "30 min" in cli("budget", "show", task_id).out
     assert cli("cancel", task_id, "--reason", "enough").code == 0
     events = [json.loads(line) for line in cli("log", task_id, "--json").out.splitlines()]
     assert [event["type"] for event in events] == ["TaskSubmitted", "BudgetRaised", "TaskCancelRequested"]

@@ -278,3 +278,15 @@ def test_retry_after_is_read(header: str | None, seconds: float | None) -> None:
 
 def test_places_are_shown_without_passwords() -> None:
     assert place_of("https://me:secret@gate.example:8443/llm/") == "https://gate.example:8443/llm"
+
+
+async def test_a_model_without_a_price_is_not_asked(tmp_path: Path) -> None:
+    prices = tmp_path / "prices.toml"
+    async with line(tmp_path, GAVOTTE_MODEL__PLANNING="mystery-9") as on:
+        failure = await on.fails()
+        assert (failure.kind, failure.means.person, on.server.seen) == ("unpriced", True, [])
+        assert "no price is known for mystery-9" in str(failure)
+        rates = "input = 0\noutput = 0\ncache_write = 0\ncache_write_1h = 0\ncache_read = 0\n"
+        prices.write_text(f'[[price]]\nmodel = "mystery-9"\nsince = 2026-01-01\n{rates}')
+        on.model._prices = PriceTable.load(prices)
+        assert on.call().cost_reserved_microdollars == 0
