@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
-from agents.tools.review_tools import ChangeUnderReview, ReviewTools, TestsRequest, TestsVerdict
+from agents.tools.quotes import GATE, Calibrated, calibrated
+from agents.tools.review_tools import ChangeUnderReview, ReviewDraft, ReviewTools, TestsRequest, TestsVerdict
 from contracts.envelope import Event
 from contracts.events import ChangeProposed, ChangesRequested, Finding, GateResult, ReviewPassed
 from contracts.prompts import Prompt
+
+SUMMARY_CHARACTERS_MAX: Final = 1000
 
 
 async def handle(event: Event, state: Any, tools: ReviewTools, prompt: Prompt) -> list[Event]:
@@ -38,13 +42,48 @@ async def handle(event: Event, state: Any, tools: ReviewTools, prompt: Prompt) -
         return [event.cause(turn_down(change, gates, tests))]
     if state.author != "model" or not tools.has_model:
         return [event.cause(passed(change, plan, gates, tests, rules.needs_person, (), "every gate passed"))]
-    reading = await tools.read_change(prompt, await tools.text(change.diff), turn=state.revisions - 1)
-    quoted = tuple(finding for finding in reading.findings if finding.evidence)
-    if reading.verdict == "changes" and quoted:
-        gates = (*gates, GateResult(gate="reader", passed=False, summary=reading.summary, findings=quoted))
+    reading = await read(change, tools, prompt, tests)
+    gates = (*gates, reading.gate)
+    if not reading.gate.passed:
         return [event.cause(turn_down(change, gates, tests))]
-    gates = (*gates, GateResult(gate="reader", passed=True, summary=reading.summary))
-    return [event.cause(passed(change, plan, gates, tests, rules.needs_person, quoted, reading.summary))]
+    notes = reading.gate.findings
+    person = (*rules.needs_person, *(f"{one.file}: {one.message}" for one in notes if one.severity == "major"))
+    return [event.cause(passed(change, plan, gates, tests, person, notes, reading.gate.summary))]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a model found in the change, held against the diff: the gate `reader`."""
+
+    draft: ReviewDraft
+    held: Calibrated
+
+    @property
+    def unfounded(self) -> bool:
+        """Whether it asks for changes and lost what it had to say for want of a quote."""
+        return self.draft.verdict == "changes" and not self.held.weighty and bool(self.held.dropped)
+
+    @property
+    def gate(self) -> GateResult:
+        """Findings decide, not the verdict: a blocker turns down, and so does a major one where changes are asked for."""
+        blocks = any(one.severity == "blocker" for one in self.held.findings)
+        turned_down = blocks or (self.draft.verdict == "changes" and bool(self.held.weighty))
+        said = [self.draft.summary[:SUMMARY_CHARACTERS_MAX] or "read", self.held.count()]
+        if self.draft.verdict == "changes" and not turned_down:
+            said.append("changes were asked for without a finding that weighs enough: taken as notes")
+        summary = "; ".join(part for part in said if part)
+        return GateResult(gate=GATE, passed=not turned_down, summary=summary, findings=self.held.findings)
+
+
+async def read(change: ChangeProposed, tools: ReviewTools, prompt: Prompt, tests: TestsVerdict) -> Reading:
+    """The model's reading; where it asks for changes without a quote that holds, it is asked once more."""
+    diff = await tools.text(change.diff)
+    draft = await tools.read_change(prompt, diff, tests.gate.summary)
+    reading = Reading(draft, calibrated(draft.findings, diff))
+    if not reading.unfounded:
+        return reading
+    draft = await tools.read_change(prompt, diff, tests.gate.summary, reading.held.dropped)
+    return Reading(draft, calibrated(draft.findings, diff))
 
 
 def unapplied(change: ChangeProposed) -> GateResult:

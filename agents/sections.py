@@ -177,6 +177,16 @@ class ModelSettings(Section):
     output_tokens: int = Field(
         default=16_000, ge=16, description="Tokens that one answer may have, the model's thinking included."
     )
+    context_tokens: int = Field(
+        default=32_000,
+        ge=8_000,
+        description="Tokens that one request may have, its answer not counted. What does not fit is cut or left out, the "
+        "least important first.",
+    )
+    turns: int = Field(default=20, ge=1, description="Calls of the model for one change before a person is asked.")
+    stuck_turns: int = Field(
+        default=5, ge=1, description="Calls in a row that bring no new evidence before a person is asked."
+    )
     timeout_seconds: float = Field(default=300, gt=0, description="Seconds that one call may take.")
     idle_seconds: float = Field(default=60, gt=0, description="Seconds that a server may be silent during a call.")
     prices: Path | None = Field(

@@ -222,7 +222,7 @@ def model_of(settings: Settings, role: str = "") -> Model:
 
 def resources_of(runtime: Runtime, role: str = "") -> Resources:
     """What the tools of this process share."""
-    from agents.tools.toolbox import Resources
+    from agents.tools.toolbox import MindLimits, Resources
     from agents.tools.workspace import GitStore
 
     settings = runtime.settings
@@ -236,6 +236,7 @@ def resources_of(runtime: Runtime, role: str = "") -> Resources:
         sandbox_kind=settings.sandbox.kind,
         limits=limits_of(settings),
         four_eyes=settings.operator.four_eyes,
+        minds=MindLimits(settings.model.context_tokens, settings.model.turns, settings.model.stuck_turns),
     )
 
 

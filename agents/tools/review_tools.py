@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel
 
+from agents.model.context import Part
 from agents.tools import testing
 from agents.tools.evidence import evidence_of, keep_report, kept_report, run_project_tests
 from agents.tools.gates import Change, judge, needs_person, read_change
 from agents.tools.gates.change import is_test_path
+from agents.tools.quotes import ReaderFinding
 from agents.tools.reports import TestReport
 from agents.tools.toolbox import Toolbox, tool, tool_with_runs
 from contracts.errors import GavotteError
 from contracts.events import Evidence, Finding, GateResult
-from contracts.harmless import marked
 from contracts.prompts import Prompt
 
 FILE_BYTES_MAX = 1024 * 1024
 TESTS_NAMED_MAX = 20
+AGAIN = (
+    "You asked for changes, but none of your findings that weigh enough quotes the diff. Quote its lines word for word, "
+    "or let the change pass."
+)
 
 
 class ChangeUnderReview(BaseModel):
@@ -60,7 +66,7 @@ class ReviewDraft(BaseModel):
 
     verdict: Literal["pass", "changes"]
     summary: str = ""
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[ReaderFinding, ...] = ()
 
 
 class ReviewTools(Toolbox):
@@ -111,12 +117,17 @@ class ReviewTools(Toolbox):
             base_evidence=evidence_of(base, await git.tree_digest(arguments.base), arguments.base_report),
         )
 
-    async def read_change(self, prompt: Prompt, diff: str, turn: int) -> ReviewDraft:
-        """Ask a model that did not write the change to read it."""
+    async def read_change(self, prompt: Prompt, diff: str, tests: str, dropped: Sequence[str] = ()) -> ReviewDraft:
+        """Ask a model that did not write the change to read it; once more with what of its last reading did not count."""
         state = self.session.state
-        task = marked("task", f"{state.title}\n\n{state.description}")
-        content = f"{task}\n{marked('diff', diff)}"
-        return await self.ask_model(prompt.name, prompt.text, content, ReviewDraft, turn=turn, why="read the change")
+        parts = [
+            Part("task", f"{state.title}\n\n{state.description}", least_bytes=2000),
+            Part("tests", tests, gives_way=2),
+            Part("dropped findings", "\n".join(dropped), gives_way=1),
+            Part("", AGAIN if dropped else ""),
+            Part("diff", diff, least_bytes=4000),
+        ]
+        return await self.ask(prompt, parts, ReviewDraft, why="read the change again" if dropped else "read the change")
 
     @property
     def has_model(self) -> bool:

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import math
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Concatenate, Final, TypeVar, get_type_hints
@@ -18,6 +18,8 @@ from typing import Any, Concatenate, Final, TypeVar, get_type_hints
 from pydantic import BaseModel
 
 from agents.model.asking import Asker
+from agents.model.calls import arguments_of, calls
+from agents.model.context import Part, bytes_for, compose
 from agents.model.port import Model, Question, Said, ToolOffer, readable
 from agents.session import Outcome, Reservation, Session
 from agents.tools.sandbox import DEFAULT_LIMITS, Kind, Limits
@@ -29,11 +31,25 @@ from contracts.envelope import Event
 from contracts.errors import NotFound
 from contracts.events import Body, body_text
 from contracts.project import Project
+from contracts.prompts import Prompt
 from contracts.redaction import redacted
 
 A = TypeVar("A", bound=BaseModel)
 R = TypeVar("R", bound=BaseModel)
 T = TypeVar("T", bound="Toolbox")
+
+
+@dataclass(frozen=True, slots=True)
+class MindLimits:
+    """What a model may take up: tokens of one request, turns for one change, turns in a row without new evidence."""
+
+    context_tokens: int = 32_000
+    turns: int = 20
+    stuck_turns: int = 5
+
+
+REPAIR_TOKENS: Final = 4000
+"""Of a request, kept free for an answer that could not be used and for what was wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +67,7 @@ class Resources:
     sandbox_kind: Kind = "auto"
     limits: Limits = DEFAULT_LIMITS
     """What one run in the sandbox may use on this machine."""
+    minds: MindLimits = MindLimits()
 
     def limits_of(self, project: Project, seconds_max: float = math.inf) -> Limits:
         """The machine's limits, with the project's own time, or `seconds_max`, where that is shorter."""
@@ -114,7 +131,7 @@ class Toolbox:
     def __init__(self, session: Session, resources: Resources) -> None:
         self.session = session
         self.resources = resources
-        self._turn = 0
+        self._turns: dict[str, int] = {}
 
     async def now_us(self) -> int:
         """The time, the same on every rerun of this delivery."""
@@ -181,6 +198,28 @@ class Toolbox:
             purpose=purpose,
         )
         return await self.asker.ask(question, answer, why=why)
+
+    async def ask(self, prompt: Prompt, parts: Sequence[Part], answer: type[R], *, why: str, purpose: str = "") -> R:
+        """The same with a content of parts, which keeps to the limit of tokens."""
+        limit = self.resources.minds.context_tokens - REPAIR_TOKENS
+        content = compose(parts, bytes_for(limit, prompt.text, [offer_of(answer)]))
+        turn = await self.next_turn(prompt)
+        return await self.ask_model(prompt.name, prompt.text, content, answer, turn=turn, why=why, purpose=purpose)
+
+    async def next_turn(self, prompt: Prompt) -> int:
+        """How often the role has asked by a prompt of this kind for the task, in earlier deliveries and in this one."""
+        kind = prompt.name.partition(".")[0]
+        if kind not in self._turns:
+            here = self.session.delivery
+            steps = await self.session.store.steps(here.task_id)
+            asked = [
+                int(arguments_of(step).get("turn", 0))
+                for step in calls(steps)
+                if step.role == here.role and step.cause_id != here.cause_id and step.prompt.partition(".")[0] == kind
+            ]
+            self._turns[kind] = max(asked, default=-1) + 1
+        self._turns[kind] += 1
+        return self._turns[kind] - 1
 
     @property
     def asker(self) -> Asker:
