@@ -16,10 +16,10 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from agents.model import calls
+from agents.model.context import Part, cut, fit
 from agents.model.port import Call, Failure, Model, Question, Reply, Route, Said
 from agents.session import Outcome, Reservation, Session
 from contracts.errors import NeedsPerson, Unavailable
-from contracts.harmless import marked
 from contracts.redaction import redacted_plain
 from state_store.port import Step
 
@@ -33,7 +33,9 @@ WAIT_SECONDS_MAX: Final = 20.0
 """A longer wait is not made in line: the delivery is tried again later, and others have its slot meanwhile."""
 REPAIRS_MAX: Final = 2
 """How often a model may mend an answer that could not be used."""
-ANSWER_QUOTED_MAX: Final = 8000
+ANSWER_QUOTED_BYTES_MAX: Final = 4500
+PROBLEM_CHARACTERS_MAX: Final = 500
+"""Both together keep to what `agents.tools.toolbox.REPAIR_TOKENS` leaves free."""
 PROBLEMS_TOLD_MAX: Final = 5
 
 
@@ -75,6 +77,18 @@ class Asker:
                     refused.add(reply.asked)
                     continue
                 asked = mended(question, reply, problem)
+
+    async def hear(self, question: Question, *, why: str) -> Reply:
+        """A reply to an open-ended question, whatever it calls; a model that refuses leaves it to the next one.
+
+        Raises Unavailable (later), NeedsPerson (every model refuses), Exhausted.
+        """
+        refused: set[str] = set()
+        fresh = 0
+        while (reply := await self.put(question, why=why, without=refused, anew=not fresh)).stop_reason == "refusal":
+            fresh += not reply.replayed
+            refused.add(reply.asked)
+        return reply
 
     async def put(self, question: Question, *, why: str, without: set[str] | None = None, anew: bool = False) -> Reply:
         """A reply to the question, whatever it says: of the journal, or of the first model that answers.
@@ -260,9 +274,10 @@ def mended(question: Question, reply: Reply, problem: Unusable) -> Question:
     """The question again, with the last answer and what is wrong with it; the answers before are not carried along."""
     blocks = [block.get("input", block.get("text")) for block in reply.content if block["type"] in {"text", "tool_use"}]
     quoted = "\n".join(block if isinstance(block, str) else json.dumps(block) for block in blocks if block)
-    was = marked("answer", quoted[:ANSWER_QUOTED_MAX]) if quoted else ""
+    was = fit(Part("answer", quoted), ANSWER_QUOTED_BYTES_MAX) if quoted else ""
     first = question.messages[-1]
-    said = Said.by_us(f"Your last answer could not be used: {problem}.", was, "Answer again, as it was asked for.")
+    why = cut(str(problem), PROBLEM_CHARACTERS_MAX)
+    said = Said.by_us(f"Your last answer could not be used: {why}.", was, "Answer again, as it was asked for.")
     return replace(
         question, messages=(*question.messages[:-1], replace(first, content=(*first.content, *said.content)))
     )
