@@ -105,6 +105,8 @@ def no_change(state: Any, authored: Authored) -> TaskFailed | TaskEscalated:
     said = " ".join(authored.output.split())
     if said:
         reason += f": {said}" if len(said) <= SAID_CHARACTERS_MAX else f": … {said[-SAID_CHARACTERS_MAX:]}"
+    if authored.hint:
+        reason += f" ({authored.hint})"
     if state.author == "model":
         hint = f"gavotte resume {state.task_id} --set description=..."
         return TaskEscalated(role="coding", reason=reason, reason_code=authored.problem_code or "no_change", hint=hint)

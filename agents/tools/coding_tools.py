@@ -7,17 +7,20 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
+from agents.tools.environment import with_own_programs
 from agents.tools.evidence import choose_project_sandbox, evidence_of, project_environment, run_project_tests
 from agents.tools.toolbox import Toolbox, tool, tool_with_runs
 from agents.tools.workspace import NewContent
 from contracts.errors import GavotteError, NotFound, Rejected
 from contracts.events import Body, Evidence, FileChange, Finding
 from contracts.harmless import marked
+from contracts.project import Project
 from contracts.prompts import Prompt
 from contracts.redaction import MASK
 
 FILE_BYTES_MAX = 256 * 1024
 OUTPUT_CHARACTERS = 4000
+NOT_FOUND = 127
 CUT_SHORT = range(126, 128 + 65)  # the shell's: not executable, not found, ended by a signal
 
 
@@ -70,6 +73,7 @@ class Authored(BaseModel):
     output: str = ""
     problem: str = ""
     problem_code: str = ""
+    hint: str = ""
 
 
 class FilesRequest(BaseModel):
@@ -105,7 +109,7 @@ class CodingTools(Toolbox):
             ran = await sandbox.run(
                 arguments.command,
                 tree=tree,
-                environment=project_environment(project),
+                environment=with_own_programs(project_environment(project)),
                 limits=limits,
                 collect_changes=True,
             )
@@ -123,7 +127,8 @@ class CodingTools(Toolbox):
         if not changed and not ran.deleted:
             but = " but files that git ignores" if ignored else ""
             problem = f"the command changed nothing{but} (exit {ran.exit_code})"
-            return Authored(problem=problem, problem_code="no_change", output=output)
+            hint = not_found(project, arguments.command) if ran.exit_code == NOT_FOUND else ""
+            return Authored(problem=problem, problem_code="no_change", output=output, hint=hint)
         if ran.exit_code in CUT_SHORT:  # a linter that found something may well end with 1; half a change is none
             problem = f"the command was cut short (exit {ran.exit_code}), so its changes are not taken"
             return Authored(problem=problem, problem_code="command_failed", output=output)
@@ -227,6 +232,14 @@ class CodingTools(Toolbox):
             files=tuple(count_lines(diff, [(change.path, change.kind) for change in await git.changes(base, head)])),
             diff=await self.keep(diff),
         )
+
+
+def not_found(project: Project, command: Sequence[str]) -> str:
+    """How to give a project's commands a program that they lack."""
+    install = shlex.quote(f"pip install -e . pytest {command[0]}")
+    return (
+        f"commands see the project's environment: gavotte project add {shlex.quote(project.path)} --prepare {install}"
+    )
 
 
 def count_lines(diff: str, changes: Sequence[tuple[str, str]]) -> list[FileChange]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from contracts.errors import Refused
@@ -70,6 +70,17 @@ def own_environment() -> Environment:
         read_only=_outermost({prefix, base, prefix.resolve(), base.resolve()}),
         path=tuple(dict.fromkeys((prefix / "bin", base / "bin"))),
         hidden=tuple(sorted({*first_party(prefix), *first_party(prefix.resolve())})),
+    )
+
+
+def with_own_programs(environment: Environment) -> Environment:
+    """The same, and last in PATH the programs that Gavotte brings, such as ruff: a project need not install them."""
+    own = own_environment()
+    return replace(
+        environment,
+        read_only=_outermost({*environment.read_only, *own.read_only}),
+        path=tuple(dict.fromkeys((*environment.path, *own.path))),
+        hidden=tuple(sorted({*environment.hidden, *own.hidden})),
     )
 
 

@@ -9,6 +9,7 @@ import os
 import struct
 import sys
 import tarfile
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 
 from agents.tools import changes, sandbox, seccomp, walls
 from agents.tools.contained import harmless
+from agents.tools.environment import with_own_programs
 from agents.tools.sandbox import (
     Bubblewrap,
     Environment,
@@ -198,6 +200,20 @@ async def test_python_and_its_tools_are_the_environments(contained: Sandbox, tre
     assert ran.output.splitlines() == [f"{environment.python} {sys.prefix}", "pytest"]
     which = await contained.run(["sh", "-c", "command -v pytest"], tree=tree, environment=environment)
     assert which.output.strip() == str(environment.python.parent / "pytest")
+
+
+async def test_a_command_finds_our_programs_behind_those_of_its_environment(
+    contained: Sandbox, tree: Path, tmp_path: Path
+) -> None:
+    venv.create(tmp_path / "venv", symlinks=True)
+    bare = find_environment(None, tmp_path / "venv")
+    words = ["sh", "-c", "command -v ruff; ruff --version; command -v python"]
+    assert "ruff: not found" in (await contained.run(words, tree=tree, environment=bare)).output
+    ran = await contained.run(words, tree=tree, environment=with_own_programs(bare))
+    ruff, version, python = ran.output.splitlines()
+    assert Path(ruff) == find_environment(None, None).python.parent / "ruff"
+    assert version.startswith("ruff ")
+    assert Path(python) == bare.python
 
 
 async def test_our_own_packages_cannot_be_imported(contained: Sandbox, tree: Path) -> None:
