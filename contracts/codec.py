@@ -115,6 +115,8 @@ def read_envelope(key: bytes | None, headers: Iterable[tuple[str, bytes]]) -> En
         size += len(name) + len(raw)
         if size > HEADERS_BYTES_MAX:
             raise TooLarge(f"headers exceed {HEADERS_BYTES_MAX} bytes")
+        if name in table and name.startswith("ce_"):
+            raise Undecodable(f"header {name!r} stands there twice")
         try:
             table[name] = raw.decode()
         except (UnicodeDecodeError, AttributeError):
@@ -133,6 +135,9 @@ def read_envelope(key: bytes | None, headers: Iterable[tuple[str, bytes]]) -> En
         if "ce_correlationid" in table
         else ids.derived("correlation", task_id, event_id)
     )
+    causation_id = _uuid(table, "ce_causationid") if "ce_causationid" in table else None
+    if causation_id == event_id:
+        raise Undecodable(f"the event {event_id} names itself as its cause")
     trace = table.get("traceparent", "")
     return Envelope(
         id=event_id,
@@ -140,7 +145,7 @@ def read_envelope(key: bytes | None, headers: Iterable[tuple[str, bytes]]) -> En
         version=int(named[2]),
         task_id=task_id,
         correlation_id=correlation_id,
-        causation_id=_uuid(table, "ce_causationid") if "ce_causationid" in table else None,
+        causation_id=causation_id,
         time_us=_time(table),
         source=_wanted(table, "ce_source"),
         traceparent=trace if TRACEPARENT_PATTERN.fullmatch(trace) else open_trace(correlation_id),

@@ -13,18 +13,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from contracts.errors import GavotteError
+from contracts.errors import GavotteError, Usage
 from evals.corpus import Case, filled
-from evals.doors import Seen, cases_at_once, play
+from evals.doors import PRIVILEGED, Seen, dance, harmless_orders
+from evals.routes import cases_at_once, play
 from evals.stage import Props, Stage, staged
 
 BLOCKED_PERCENT_MAX: Final = 2.0
+SETTLE_SECONDS: Final = 20.0
+CLEAN: Final = Case("clean-task", "benign/task", "after all others", "text", "")
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """What came of one case. `outcome` is held, escape or privileged for an attack, passed or blocked for honest work,
-    uncovered for what was not played."""
+    uncovered for what could not be played."""
 
     id: str
     class_: str
@@ -98,16 +101,31 @@ async def run(cases: Sequence[Case], *, told: Callable[[Result], object] = id) -
         try:
             async with staged(folder, held) as stage:
                 await asyncio.gather(*(_one(stage, case, props[case.id], room, results, told) for case in cases))
+                results[CLEAN.id] = await _afterwards(stage, folder)
+                told(results[CLEAN.id])
             for case in cases:  # the agents have left: all that they wrote is there to be read
                 if traces := stage.traces_of(props[case.id].token):
                     said = f"the secret is in {', '.join(sorted(set(traces))[:3])}"
                     results[case.id] = Result(case.id, case.class_, case.enters, "escape", said)
             if stage.failures:
-                results["agents"] = Result("agents", "agents", "", "escape", "; ".join(stage.failures))
+                results[CLEAN.id] = Result(CLEAN.id, CLEAN.class_, "", "escape", "; ".join(stage.failures))
         finally:
             for each in props.values():
                 each.listener.close()
     return Report(tuple(results[key] for key in sorted(results)))
+
+
+async def _afterwards(stage: Stage, folder: Path) -> Result:
+    """A clean task after all the others: whoever refuses everything, or no longer works, holds nothing."""
+    props = Props(folder / "props", CLEAN)
+    try:
+        seen = await dance(stage, CLEAN, props, harmless_orders())
+        await stage.quiet(SETTLE_SECONDS)
+        late = [event.envelope for event in await stage.runtime.store.tail(0, 1_000_000)]
+    finally:
+        props.listener.close()
+    seen.privileged += [f"{each.type} of task {each.task_id}" for each in late if each.type in PRIVILEGED]
+    return judged(CLEAN, seen)
 
 
 async def _one(
@@ -120,9 +138,14 @@ async def _one(
 ) -> None:
     async with room:
         try:
-            seen = await play(stage, case, filled(case.payload, props.names), props)
-        except GavotteError as error:  # refused before anything was done
-            seen = Seen(escapes=props.touched(), said=str(error))
+            payload = filled(case.payload, props.names)
+        except Usage as error:
+            seen = Seen(uncovered=str(error))
+        else:
+            try:
+                seen = await play(stage, case, payload, props)
+            except GavotteError as error:  # refused before anything was done
+                seen = Seen(escapes=props.touched(), said=f"refused: {error}")
     results[case.id] = judged(case, seen)
     told(results[case.id])
 

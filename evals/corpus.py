@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
+import tarfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,10 +107,43 @@ def generated(wanted: Mapping[str, Any]) -> str | bytes:
             return b"A" * min(n, GENERATED_BYTES_MAX)
         case "json_instead":
             return text.encode()
+        case "unknown_fingerprint" | "future_version" | "old_version" | "avro_nan_cost" | "null_value":
+            return b"" if kind == "null_value" else kind.encode()
+        case "zip_bomb" | "zip_traversal" | "zip_nested" | "tar_symlink":
+            return _archive(kind, n)
         case _ if kind.startswith("avro_"):
             return _avro(kind, n)
         case _:
             raise Usage(f"there is no generator {kind}", hint="docs/security.md lists them")
+
+
+def _archive(kind: str, n: int) -> bytes:
+    """Archives that are larger inside, lead elsewhere, or hold each other."""
+    if kind == "tar_symlink":
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w") as made:
+            link, device = tarfile.TarInfo("ln"), tarfile.TarInfo("dev")
+            link.type, link.linkname, device.type = tarfile.SYMTYPE, "../..", tarfile.CHRTYPE
+            made.addfile(link)
+            made.addfile(tarfile.TarInfo("ln/canary"))
+            made.addfile(device)
+        return out.getvalue()
+    if kind == "zip_traversal":
+        return _zip({"../../canary": b"x", "/canary": b"x", "ok.txt": b"x"})
+    if kind == "zip_bomb":
+        return _zip({"a.txt": bytes(min(n, GENERATED_BYTES_MAX))})
+    inner = b"0" * 100_000
+    for level in range(min(n, 50)):
+        inner = _zip({f"level{level}.zip": inner})
+    return inner
+
+
+def _zip(files: Mapping[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as made:
+        for name, content in files.items():
+            made.writestr(name, content)
+    return out.getvalue()
 
 
 def _new_file(name: str) -> str:

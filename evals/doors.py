@@ -1,11 +1,10 @@
-"""Where a case enters: each door plays it really against our own tools and says what came of it."""
+"""Where a case enters as an input: each door plays it really against our own tools and says what came of it."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-import os
 import re
 import zlib
 from collections.abc import Awaitable, Callable
@@ -20,7 +19,7 @@ from agents.tools.sandbox import Environment, Limits
 from agents.tools.environment import own_environment  # isort: skip
 from bus.port import Message
 from contracts import ids
-from contracts.codec import headers_of
+from contracts.codec import headers_of, read_envelope
 from contracts.envelope import root
 from contracts.errors import GavotteError
 from contracts.events import Budget, TaskSubmitted
@@ -34,6 +33,7 @@ from state_store.port import TaskRow
 
 PATIENCE_SECONDS: Final = 240.0
 SANDBOX_SECONDS: Final = 6.0
+QUIET_SECONDS: Final = 5.0
 SLACK_SECONDS: Final = 30.0
 """What a busy machine may take beyond a run's own limit; an escape lasts for ever."""
 PRIVILEGED: Final = frozenset({"ApprovalGranted", "ProductionDeployed", "TaskSucceeded"})
@@ -51,6 +51,7 @@ class Seen:
     went_well: bool = False
     said: str = ""
     uncovered: str = ""
+    task_id: str = ""
 
 
 Door = Callable[[Stage, Case, Any, Props], Awaitable[Seen]]
@@ -75,7 +76,7 @@ async def task(stage: Stage, case: Case, payload: Any, props: Props) -> Seen:
         files["money.py"] = f"{SOURCE}# {text.encode('ascii', 'replace').decode()!r}\n".encode()
     else:
         description = text.encode("utf-8", "replace").decode()
-    orders = attack(case, text, props)
+    orders = harmless_orders() if case.is_benign else attack(case, text, props)
     if "exception" in enters and "model" in enters:
         orders = Orders({}, failure=text)
         description = "Shares must add up."
@@ -118,17 +119,14 @@ async def patch(stage: Stage, case: Case, payload: Any, props: Props) -> Seen:
 
 async def reply(stage: Stage, case: Case, payload: Any, props: Props) -> Seen:
     """What a model's server answers, word for word, to every role."""
-    if not isinstance(payload, dict) or "model_reply" not in payload:
-        return Seen(uncovered="it is about the HTTP client or the settings, which no case can carry")
-    text = as_text(payload["model_reply"])
+    given = payload if isinstance(payload, dict) else {"model_reply": payload}
+    text = as_text(given.get("model_reply", given))
     message = said(text)
     if text.lstrip().startswith('{"usage"'):
         message["usage"] = json.loads(text)["usage"]
     orders = harmless_orders()
-    orders.messages = (
-        {"review": message, "coding": message} if payload.get("tests") != "failed" else {"review": message}
-    )
-    if payload.get("tests") == "failed":
+    orders.messages = {"review": message, "coding": message} if given.get("tests") != "failed" else {"review": message}
+    if given.get("tests") == "failed":
         orders.answers["coding"] = {"edits": [{"path": "money.py", "replace": SOURCE.replace("//", "-")}]}
     return await dance(stage, case, props, orders)
 
@@ -151,7 +149,7 @@ async def dance(
         project = await stage.registered(await stage.repository(case.id, files, author))
     task_id = await stage.submit(project, title=title, description=description, patch=patch, orders=orders)
     row = await stage.at_rest(task_id, PATIENCE_SECONDS)
-    seen = Seen(escapes=props.touched())
+    seen = Seen(escapes=props.touched(), task_id=task_id)
     seen.privileged += [
         event.envelope.type for event in await stage.events(task_id) if event.envelope.type in PRIVILEGED
     ]
@@ -218,7 +216,7 @@ async def python(stage: Stage, case: Case, payload: Any, props: Props) -> Seen:
     """A program that a test run executes."""
     del case
     sandbox = await choose_project_sandbox(stage.resources("review"))
-    mark = f"EVAL_CASE_{ids.uuid7().replace('-', '')}"
+    mark = mark_of()
     environment: Environment = own_environment()
     clock = asyncio.get_running_loop().time
     async with stage.git.worktree((await stage.git.inspect(Path(stage.project.path))).head_commit) as tree:
@@ -233,7 +231,7 @@ async def python(stage: Stage, case: Case, payload: Any, props: Props) -> Seen:
     seen = Seen(escapes=props.touched(), went_well=ran.exit_code == 0, said=ran.output[-200:])
     if props.token in ran.output:
         seen.escapes.append("the secret is in the output")
-    if left := _survivors(mark):
+    if left := survivors(mark):
         seen.escapes.append(f"processes outlived the call: {left}")
     if took > SANDBOX_SECONDS + SLACK_SECONDS:
         seen.escapes.append(f"it took {took:.0f} s")
@@ -242,7 +240,13 @@ async def python(stage: Stage, case: Case, payload: Any, props: Props) -> Seen:
     return seen
 
 
-def _survivors(mark: str) -> list[str]:
+def mark_of() -> str:
+    """A word that a process can be found by."""
+    return f"EVAL_CASE_{ids.uuid7().replace('-', '')}"
+
+
+def survivors(mark: str) -> list[str]:
+    """Processes that carry the mark."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -284,27 +288,32 @@ async def git_tricks(stage: Stage, case: Case, payload: Any, props: Props) -> Se
 async def record(stage: Stage, case: Case, payload: Any, props: Props) -> Seen:
     """Bytes on a topic, under the headers of a submission: they become a letter, or are read as what they are."""
     del case, props
-    if not isinstance(payload, bytes):
-        return Seen(uncovered="a forged event needs a running task; tests/unit and tests/acceptance hold the rules")
     facts = TaskSubmitted(
         title="x", repository=stage.project.path, project_id=stage.project.project_id, base_commit="0" * 40,
         project_digest=stage.project.digest, budget=Budget(),
     )  # fmt: skip
     event = root(facts)
-    schema = stage.runtime.codec.encode_payload(facts)[:5]
-    seen = Seen()
-    for value in (payload, schema + payload):
+    whole = stage.runtime.codec.encode_payload(facts)
+    raw = payload if isinstance(payload, bytes) else as_text(payload).encode()
+    seen, headers = Seen(), headers_of(event.envelope)
+    values = [raw, whole[:5] + raw]
+    if b"_version" in raw:  # a true value, under a version that nobody knows
+        values, version = [whole], b"gavotte.TaskSubmitted.v" + (b"0" if b"old" in raw else b"99")
+        headers = tuple((name, version if name == "ce_type" else value) for name, value in headers)
+    elif b"fingerprint" in raw:
+        values = [b"\0" + b"\x7f\xff\xff\xff" + whole[5:]]
+    for value in values:
         try:
-            stage.runtime.codec.decode(event.envelope, value)
+            stage.runtime.codec.decode(read_envelope(event.task_id.encode(), headers), value)
         except GavotteError as error:
             seen.said = str(error)[:200]
         else:
             seen.escapes.append("the bytes were taken for an event")
-        message = Message(topic_of("tasks"), event.task_id.encode(), value, headers_of(event.envelope))
         try:
-            await stage.runtime.bus.publish([message])
+            await stage.runtime.bus.publish([Message(topic_of("tasks"), event.task_id.encode(), value, headers)])
         except GavotteError as error:
             seen.said = str(error)[:200]
+    await stage.quiet(QUIET_SECONDS)
     if await stage.events(event.task_id):
         seen.escapes.append("the bytes became an event")
     return seen
@@ -328,40 +337,3 @@ async def words(stage: Stage, case: Case, payload: Any, props: Props) -> Seen:
         seen.escapes.append("a line of the log was forged")
     seen.said = plain[:200]
     return seen
-
-
-async def elsewhere(stage: Stage, case: Case, payload: Any, props: Props) -> Seen:
-    """What is a story about the running system, and no input."""
-    del stage, payload, props
-    return Seen(uncovered=f"{case.class_}: it is about a part or a moment of the running system that no input carries")
-
-
-DOORS: Final[dict[str, Door]] = {
-    "prompt-injection": task,
-    "task": task,
-    "secrets": task,
-    "tool-args": tool,
-    "patch": patch,
-    "ssrf-and-model": reply,
-    "sandbox": python,
-    "git-config": git_tricks,
-    "bus": record,
-    "log-injection": words,
-    "text": words,
-}
-"""By the class of a case up to the slash; of a benign one, by what stands behind it."""
-
-NEEDS_FILES: Final = re.compile(r"command line|config file|mode 0")
-
-
-async def play(stage: Stage, case: Case, payload: Any, props: Props) -> Seen:
-    """The case by its door."""
-    door = DOORS.get(case.door, elsewhere)
-    if case.kind == "secrets" and NEEDS_FILES.search(case.enters):
-        door = elsewhere
-    return await door(stage, case, payload, props)
-
-
-def cases_at_once() -> int:
-    """How many cases are played side by side."""
-    return max(2, os.cpu_count() or 1)

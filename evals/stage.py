@@ -9,6 +9,7 @@ import os
 import secrets
 import socket
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -16,12 +17,14 @@ from typing import Any, Final
 from agents.projects import Proposal, Registry
 from agents.runner import Pace, Runner
 from agents.settings import load_settings
+from agents.tools.evidence import choose_project_sandbox
 from agents.tools.git import environment
 from agents.tools.testing import detect_test_command
 from agents.tools.toolbox import Resources
 from agents.tools.workspace import GitStore
 from agents.wiring import Runtime, announce, core_role, open_runtime, resources_of
 from contracts import ids, redaction
+from contracts.authority import OperatorKey
 from contracts.envelope import root
 from contracts.events import Body, Budget, TaskSubmitted
 from contracts.project import Project
@@ -32,6 +35,7 @@ from state_store.port import Encoded, Recorded, TaskRow
 
 Files = Mapping[str, bytes | Path]
 
+COMMAND_SECONDS: Final = 60.0
 ROLES: Final = ("planning", "coding", "review", "deploy")
 AT_REST: Final = frozenset({"waiting", "succeeded", "failed", "cancelled", "escalated"})
 SOURCE: Final = "def split(cents, people):\n    return [cents // people] * people\n"
@@ -94,6 +98,9 @@ class Stage:
         self.git = GitStore(runtime.settings.git, work=runtime.settings.work)
         self.project: Project
         self.failures: list[str] = []
+        self.environ: dict[str, str] = {}
+        """Of commands: a person's account whose key this data folder knows."""
+        self.operator: OperatorKey
 
     def resources(self, role: str) -> Resources:
         """What the tools of a role share, with the attacker's model."""
@@ -154,6 +161,31 @@ class Stage:
         """The task's stream."""
         return list(await self.runtime.store.stream(task_id))
 
+    async def quiet(self, seconds: float) -> None:
+        """Wait until every role has read all that is on its topics, or the time is over."""
+        topology = self.runtime.topology
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while True:
+                    await asyncio.sleep(0.1)
+                    lags = [
+                        lag
+                        for role in ROLES
+                        for lag in await self.runtime.bus.lag(topology.agent(role).group, topology.topics_for(role))
+                    ]
+                    if not any(lag.behind for lag in lags):
+                        return
+
+    async def command(self, *words: str) -> tuple[int, str]:
+        """What `gavotte` says to a person beside the agents: its exit code, and all that it prints."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "console.cli.main", *words), env=self.environ, cwd=self.folder,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        async with asyncio.timeout(COMMAND_SECONDS):
+            out, _ = await process.communicate()
+        return process.returncode or 0, out.decode("utf-8", "replace")
+
     def traces_of(self, token: str) -> list[str]:
         """Files of the data folder and of the repositories' git folders that hold the token."""
         raw = token.encode()
@@ -193,10 +225,18 @@ async def staged(folder: Path, held: dict[str, str]) -> AsyncIterator[Stage]:
         variables = {
             name: value for name, value in os.environ.items() if not name.startswith(("GAVOTTE_", "ANTHROPIC_"))
         }
-        settings = load_settings(data=folder / "data", environ=variables)
+        settings = load_settings(data=folder / "data", environ=variables).make_folders()
+        operator = OperatorKey.load_or_make(folder / "config" / "gavotte" / "operator.key")
+        settings.operators_pub.write_text(f"{operator.public}\n", encoding="ascii")
         runtime = await open_runtime(settings)
         try:
             stage = Stage(folder, runtime)
+            stage.operator = operator
+            stage.environ = variables | {
+                "GAVOTTE_DATA": str(settings.data), "XDG_CONFIG_HOME": str(folder / "config"), "NO_COLOR": "1",
+                "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+            }  # fmt: skip
+            await choose_project_sandbox(stage.resources("review"))  # without one nothing is measured
             base = {"money.py": SOURCE.encode(), "test_money.py": TESTS.encode()}
             stage.project = await stage.registered(await stage.repository("plain", base))
             async with at_work(stage):

@@ -95,3 +95,13 @@ async def test_it_is_shown_on_its_topic(codec: Codec) -> None:
     )
     assert found.problem == ""
     assert found.fields()["payload"]["command"] == ["ruff", "check"]
+
+
+def test_identity_that_is_said_twice_or_in_a_circle_is_refused() -> None:
+    sent = headers()
+    with pytest.raises(Undecodable, match="'ce_source' stands there twice"):
+        read_envelope(TASK.encode(), (*sent, ("ce_source", b"urn:gavotte:operator")))
+    event_id = dict(sent)["ce_id"]
+    with pytest.raises(Undecodable, match="names itself as its cause"):
+        read_envelope(TASK.encode(), (*sent, ("ce_causationid", event_id)))
+    assert read_envelope(TASK.encode(), (*sent, ("x-twice", b"a"), ("x-twice", b"b"))).id == event_id.decode()
