@@ -1,19 +1,39 @@
-"""The planning role: is the task in bounds, and how will it be done? Each file it names exists."""
+"""The planning role: is the task in bounds, and how will it be done? What a plan names is there, or it is asked again."""
 
 from __future__ import annotations
 
 import shlex
-from typing import Any
+from typing import Any, Final
 
-from agents.tools.planning_tools import PatchRequest, PlanDraft, PlanningTools, Survey, SurveyRequest
+from agents.tools.planning_tools import (
+    PatchRequest,
+    PlanDraft,
+    PlanningTools,
+    Survey,
+    SurveyRequest,
+    TriageVerdict,
+)
 from contracts.envelope import Event
-from contracts.errors import NeedsPerson
-from contracts.events import PlanProposed, PlanRejected, PlanStep, TaskFailed
+from contracts.events import PlanProposed, PlanRejected, PlanStep, TaskEscalated, TaskFailed
 from contracts.prompts import Prompt
 
+REPAIRS_MAX: Final = 2
+"""How often a model may mend a plan that is not grounded."""
+REASON_CHARACTERS_MAX: Final = 300
+OUT_OF_BOUNDS: Final = {
+    "not_a_change": "it asks for no change to files of the repository",
+    "secrets": "it asks for secrets",
+    "production": "it asks for access to production or to other systems",
+    "disables_review": "it asks to weaken or pass by tests, reviews or approvals",
+    "outside": "it is about files outside of the repository",
+}
+"""What triage refuses, in words for whoever submitted it."""
 
-async def handle(event: Event, state: Any, tools: PlanningTools, prompt: Prompt) -> list[Event]:
+
+async def handle(event: Event, state: Any, tools: PlanningTools, prompt: Prompt, triage: Prompt) -> list[Event]:
     """Answer a submission with a plan, or with the reason why there is none."""
+    if state.author == "model" and (verdict := await tools.triage(triage)).out_of_bounds:
+        return refuse(event, *out_of_bounds(verdict))
     submission: Any = (
         (await tools.recall(state.submission_id)).payload if event.type != "TaskSubmitted" else event.payload
     )
@@ -29,13 +49,9 @@ async def handle(event: Event, state: Any, tools: PlanningTools, prompt: Prompt)
             f"a command must leave green tests green, and they are not at the base: {failed or survey.evidence.summary}"
         )
         return refuse(event, reason, "base_not_green", "mend the tests first, or submit the change as a patch")
-    draft = await draft_plan(submission, state, tools, survey, prompt)
-    unknown = ungrounded(draft, survey) if state.author == "model" else []  # a patch may well make a folder
-    if unknown:
-        raise NeedsPerson(
-            f"the plan names files that do not exist: {', '.join(unknown)}",
-            hint=f"gavotte resume {state.task_id} --set description=...",
-        )
+    draft, faults = await draft_plan(submission, state, tools, survey, prompt)
+    if faults:
+        return [event.cause(escalated(state, faults))]
     return [
         event.cause(
             PlanProposed(
@@ -52,6 +68,27 @@ async def handle(event: Event, state: Any, tools: PlanningTools, prompt: Prompt)
     ]
 
 
+def out_of_bounds(verdict: TriageVerdict) -> tuple[str, str, str]:
+    """Reason, code and hint of a task that triage refuses."""
+    said = " ".join(verdict.reason.split())[:REASON_CHARACTERS_MAX]
+    reason = f"the task is out of bounds: {OUT_OF_BOUNDS[verdict.out_of_bounds]}"
+    return (
+        f"{reason}: {said}" if said else reason,
+        f"out_of_bounds_{verdict.out_of_bounds}",
+        "submit it again as a change to files of this repository",
+    )
+
+
+def escalated(state: Any, faults: list[str]) -> TaskEscalated:
+    """No plan holds: a person says more clearly what is wanted."""
+    return TaskEscalated(
+        role="planning",
+        reason=f"{REPAIRS_MAX + 1} plans did not fit the repository; the last: {'; '.join(faults[:3])}",
+        reason_code="ungrounded_plan",
+        hint=f"gavotte resume {state.task_id} --set description=...",
+    )
+
+
 def refuse(event: Event, reason: str, code: str, hint: str) -> list[Event]:
     """Out of bounds: the plan is refused and the task ends, in one commit. The task's outcome is a single line."""
     outcome = reason.partition("\n")[0]
@@ -61,10 +98,28 @@ def refuse(event: Event, reason: str, code: str, hint: str) -> list[Event]:
     ]
 
 
-async def draft_plan(submission: Any, state: Any, tools: PlanningTools, survey: Survey, prompt: Prompt) -> PlanDraft:
-    """The plan by author: a model drafts it; a command or a patch says itself what it touches."""
+async def draft_plan(
+    submission: Any, state: Any, tools: PlanningTools, survey: Survey, prompt: Prompt
+) -> tuple[PlanDraft, list[str]]:
+    """The plan by author, and what is wrong with it: a command or a patch says itself what it touches."""
     if state.author == "model":
-        return await tools.draft_plan(survey, prompt)
+        return await planned(state, tools, survey, prompt)
+    return await given(submission, state, tools), []  # a patch may well make a folder
+
+
+async def planned(state: Any, tools: PlanningTools, survey: Survey, prompt: Prompt) -> tuple[PlanDraft, list[str]]:
+    """A model's plan; asked for again with the reasons where it speaks of what is not there."""
+    draft = await tools.draft_plan(state.base_commit, survey, prompt, None, ())
+    for _ in range(REPAIRS_MAX):
+        faults = await tools.faults_of(draft, state.base_commit, survey)
+        if not faults:
+            return draft, []
+        draft = await tools.draft_plan(state.base_commit, survey, prompt, draft, faults)
+    return draft, await tools.faults_of(draft, state.base_commit, survey)
+
+
+async def given(submission: Any, state: Any, tools: PlanningTools) -> PlanDraft:
+    """The plan of a task that brings its command or its patch."""
     if state.author == "command":
         words = shlex.join(submission.command)
         files = tuple(state.scope) or ("**",)
@@ -81,16 +136,3 @@ async def draft_plan(submission: Any, state: Any, tools: PlanningTools, survey: 
         PlanStep(title="judge it by rules and by the tests of the base"),
     )
     return PlanDraft(summary=state.title or "Apply the submitted patch", files=allowed, steps=steps)
-
-
-def ungrounded(draft: PlanDraft, survey: Survey) -> list[str]:
-    """Files of a model's plan that are neither there nor new beside something that is."""
-    if survey.files_total > len(survey.files):
-        return []
-    known = set(survey.files)
-    folders = {path.rpartition("/")[0] for path in survey.files} | {""}
-    return [
-        path
-        for path in draft.files
-        if not any(mark in path for mark in "*?[") and path not in known and path.rpartition("/")[0] not in folders
-    ]

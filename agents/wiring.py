@@ -267,7 +267,7 @@ def core_role(name: str, runtime: Runtime, given: Resources | None = None) -> Ro
             from agents import planning
             from agents.tools.planning_tools import PlanningTools
 
-            plan = functools.partial(planning.handle, prompt=prompt_for(name))
+            plan = functools.partial(planning.handle, prompt=prompt_for(name), triage=prompt_for("triage"))
             return Role(agent, plan, lambda session: PlanningTools(session, resources))
         case "coding":
             from agents import coding

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel
 
-from agents.tools.evidence import evidence_of, keep_report, run_project_tests
+from agents.model.context import Part
+from agents.tools.evidence import evidence_of, keep_report, kept_report, run_project_tests
 from agents.tools.gates import grounded_scope
+from agents.tools.grounding import closest, ungrounded
 from agents.tools.judging import could_not_evaluate, imports_fail, prepare_line
+from agents.tools.reports import TestReport
 from agents.tools.toolbox import Toolbox, tool, tool_with_runs
 from contracts.errors import Rejected
 from contracts.events import Body, Evidence, PlanStep, is_utf8
-from contracts.harmless import marked
 from contracts.prompts import Prompt
 
 FILES_LISTED_MAX = 400
 TAIL_CHARACTERS = 400
 SOURCES_BYTES_MAX = 8 << 20
+SOURCES_SHOWN_BYTES_MAX = 2 << 20
+"""Of a larger repository no file is shown to who plans, only names."""
+FILES_SHOWN_MAX = 8
 
 
 class SurveyRequest(BaseModel):
@@ -56,8 +62,15 @@ class PatchScope(BaseModel):
     problem: str = ""
 
 
+class TriageVerdict(BaseModel):
+    """Why the task is out of bounds, and a sentence for whoever submitted it; empty where it is in bounds."""
+
+    out_of_bounds: Literal["", "not_a_change", "secrets", "production", "disables_review", "outside"] = ""
+    reason: str = ""
+
+
 class PlanDraft(BaseModel):
-    """What a model proposes; the code checks that each named file exists."""
+    """What a model proposes; the code checks that each named file exists and that each test is collected."""
 
     summary: str
     files: tuple[str, ...] = ()
@@ -67,17 +80,25 @@ class PlanDraft(BaseModel):
 
 
 class PlanningTools(Toolbox):
-    """Three looks and a question; nothing here writes anywhere."""
+    """Two looks and two questions; nothing here writes anywhere."""
+
+    async def triage(self, prompt: Prompt) -> TriageVerdict:
+        """Ask a small model whether the task is in bounds, by its words alone."""
+        state = self.session.state
+        parts = [Part("task", f"{state.title}\n\n{state.description}")]
+        return await self.ask(prompt, parts, TriageVerdict, why="is the task in bounds?", purpose="triage")
 
     @tool_with_runs
     async def survey(self, arguments: SurveyRequest) -> Survey:
         """Copy the commit into the git store and run its tests as they are."""
-        project = await self.project()
+        project, state = await self.project(), self.session.state
         git = self.resources.git
         commit = await git.import_commit(Path(arguments.repository), arguments.commit)
         names = tuple(entry.path for entry in await git.list_files(commit) if is_utf8(entry.path))
         found = Survey(
-            files=names[:FILES_LISTED_MAX], files_total=len(names), test_command=project.settings.test_command
+            files=closest(names, f"{state.title}\n{state.description}", FILES_LISTED_MAX),
+            files_total=len(names),
+            test_command=project.settings.test_command,
         )
         if not project.settings.test_command:
             hint = f'gavotte project add {shlex.quote(project.path)} --test "python -m pytest"'
@@ -103,30 +124,72 @@ class PlanningTools(Toolbox):
     @tool
     async def scope_patch(self, arguments: PatchRequest) -> PatchScope:
         """Say which source files the task is about, from its words and the tests, not from the patch alone."""
-        git, state = self.resources.git, self.session.state
+        git = self.resources.git
         try:
             tree = await git.apply_patch(arguments.base, await self.text(arguments.patch))
         except Rejected as error:
             return PatchScope(problem=str(error))
         touched = [change.path for change in await git.changes(arguments.base, tree)]
-        entries = [
-            entry
-            for entry in await git.list_files(arguments.base)
-            if entry.path.endswith(".py") and is_utf8(entry.path)
-        ]
-        if sum(entry.size_bytes for entry in entries) > SOURCES_BYTES_MAX:
+        about = await self._about(arguments.base, SOURCES_BYTES_MAX)
+        if about is None:
             return PatchScope(files=tuple(touched))
-        contents = await git.read_blobs([entry.blob for entry in entries])
-        by_path = {entry.path: contents[entry.blob] for entry in entries}
-        words = f"{state.title}\n{state.description}"
-        about = await asyncio.to_thread(grounded_scope, list(by_path), by_path.get, words)
         other = [path for path in touched if not path.endswith(".py")]
         return PatchScope(files=(*about, *other) if about else tuple(touched))
 
-    async def draft_plan(self, survey: Survey, prompt: Prompt) -> PlanDraft:
-        """Ask the model for a plan, grounded in the files that exist."""
+    async def draft_plan(
+        self, commit: str, survey: Survey, prompt: Prompt, before: PlanDraft | None, faults: Sequence[str]
+    ) -> PlanDraft:
+        """Ask the model for a plan, grounded in the files that exist; again with what was wrong with the one before."""
         state = self.session.state
-        listing = "\n".join(survey.files)
-        task = marked("task", f"{state.title}\n\n{state.description}")
-        content = f"{task}\n{marked('files', listing, total=survey.files_total)}"
-        return await self.ask_model(prompt.name, prompt.text, content, PlanDraft, turn=0, why="plan the task")
+        about = sorted(await self._about(commit, SOURCES_SHOWN_BYTES_MAX) or ())[:FILES_SHOWN_MAX]
+        parts = [
+            Part("task", f"{state.title}\n\n{state.description}", least_bytes=2000),
+            Part("scope", "\n".join(state.scope), gives_way=1),
+            Part("files", "\n".join(survey.files), {"total": survey.files_total}, gives_way=3, least_bytes=4000),
+            Part("tests", await self._tests_at_base(survey), gives_way=2),
+            *[await self._file(commit, path) for path in about],
+            Part("plan", before.model_dump_json() if before else "", gives_way=1),
+            Part("faults", "\n".join(faults), gives_way=1),
+            Part(
+                "",
+                "This plan was turned down for these faults. Give the whole plan again without them." if before else "",
+            ),
+        ]
+        return await self.ask(prompt, parts, PlanDraft, why="mend the plan" if before else "plan the task")
+
+    async def faults_of(self, draft: PlanDraft, commit: str, survey: Survey) -> list[str]:
+        """What in a plan is not grounded in the commit. Commits and reports never change, so this is no step."""
+        paths = frozenset(entry.path for entry in await self.resources.git.list_files(commit))
+        collected = (await self._report(survey)).ids if survey.evidence and survey.evidence.report_digest else None
+        return list(ungrounded(draft, paths, collected, tuple(self.session.state.scope)))
+
+    # -- inside
+
+    async def _about(self, commit: str, bytes_max: int) -> tuple[str, ...] | None:
+        """The source files that the task is about; None where there is too much to read."""
+        git, state = self.resources.git, self.session.state
+        entries = [
+            entry for entry in await git.list_files(commit) if entry.path.endswith(".py") and is_utf8(entry.path)
+        ]
+        if sum(entry.size_bytes for entry in entries) > bytes_max:
+            return None
+        contents = await git.read_blobs([entry.blob for entry in entries])
+        by_path = {entry.path: contents[entry.blob] for entry in entries}
+        words = f"{state.title}\n{state.description}"
+        return await asyncio.to_thread(grounded_scope, list(by_path), by_path.get, words)
+
+    async def _file(self, commit: str, path: str) -> Part:
+        raw = await self.resources.git.read_file(commit, path, SOURCES_SHOWN_BYTES_MAX)
+        return Part("file", raw.decode("utf-8", "replace"), {"path": path}, gives_way=4)
+
+    async def _report(self, survey: Survey) -> TestReport:
+        return await kept_report(self.session.store, survey.evidence.report_digest if survey.evidence else "")
+
+    async def _tests_at_base(self, survey: Survey) -> str:
+        """What the tests said before any change."""
+        if survey.evidence is None:
+            return ""
+        words = [survey.evidence.summary, *(f"failed: {test}" for test in survey.evidence.failed)]
+        if survey.evidence.failed and survey.evidence.report_digest:
+            words.append((await self._report(survey)).output_tail)
+        return "\n".join(words)

@@ -130,7 +130,7 @@ def test_the_demo_over_http(ann: Person) -> None:
             assert ann.says("approve", task).returncode == 0
             shown = ann.waits_for(task, "succeeded")
         logged = matched(ann, url, [task])
-        assert [record["role"] for record in logged] == ["planning", "coding", "coding", "review"]
+        assert [record["role"] for record in logged] == ["planning", "planning", "coding", "coding", "review"]
         assert all(record["outcome"] == "ok" and not record["estimated"] for record in logged)
         assert shown["spent"]["cost_microdollars"] == sum(record["cost_microdollars"] for record in logged) > 0
         recorded(shown)
