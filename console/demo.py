@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from console.cli.output import on_terminal, put, say, styled
 from console.cli.watch import put_event, put_heading
 from console.harmless import clipped, harmless
+from console.servers import NAMED_BY, started, unnamed
 from console.words import MICRO, count, dollars, short_id
 from contracts.errors import Busy, Refused, Unavailable
 
@@ -40,6 +42,7 @@ DESCRIPTION: Final = (
 QUESTION: Final = "Deploy this to production?"
 ANSWER_SECONDS: Final = 20
 PATIENCE_SECONDS: Final = 120
+SERVER_WORDS: Final = {"kafka": "Kafka", "postgres": "PostgreSQL"}
 LOOK: Final = "import money; print(money.show(money.total(money.split(10000, 3))))"
 GIT_DATE: Final = "2024-01-15T09:00:00+00:00"
 DIFF_LINES_MAX: Final = 10
@@ -58,13 +61,23 @@ class Proof:
 
 async def run(folder: Path, *, yes: bool = False, bus: str = "embedded", store: str = "sqlite") -> int:
     """Build the sample, start the four, submit, watch, ask, prove. Exit code 0 only if all of it was observed."""
+    environ = environment(bus, store)
+    prepare_folder(folder)
+    wanted = [name for name in (bus, store) if name in NAMED_BY]
+    missing = unnamed(wanted, environ)
+    if missing:
+        say(f"Starting {' and '.join(SERVER_WORDS[name] for name in missing)} for this demo ...")
+    async with started(missing) as found:
+        return await dance(folder, environ | found, yes=yes, store=store, lasting=not missing)
+
+
+async def dance(folder: Path, environ: dict[str, str], *, yes: bool, store: str, lasting: bool) -> int:
+    """All of it with servers that are there; `lasting` says whether they still are when it is over."""
     from agents.settings import load_settings
     from agents.wiring import open_runtime
     from console.acts import enrol
     from console.supervise import Crew, posts
 
-    environ = environment(bus, store)
-    prepare_folder(folder)
     repository = build_sample(folder)
     settings = load_settings(data=folder, environ=environ)
     if store == "postgres":
@@ -85,7 +98,7 @@ async def run(folder: Path, *, yes: bool = False, bus: str = "embedded", store: 
             proof = prove(seen, repository, pids, crew)
         finally:
             await runtime.close()
-    return put_end(folder, seen, proof)
+    return put_end(folder, seen, proof, lasting=lasting)
 
 
 def environment(bus: str, store: str) -> dict[str, str]:
@@ -166,8 +179,18 @@ async def put_header(settings: Settings, folder: Path) -> None:
     put(f"  {'model':<8} SCRIPTED: answers come from a file, no AI is called")
     if settings.bus.backend == "kafka":
         put(f"  {'bus':<8} Kafka at {settings.bus.servers}, topics {settings.bus.prefix}*")
+    if settings.store.backend == "postgres":
+        put(f"  {'store':<8} PostgreSQL at {host_of(settings)}, schema {SCHEMA}")
     put(f"  {'sandbox':<8} {sandbox.name} (no network, a copy of the tree)")
     put(f"  {'data':<8} {shown_path(settings.data, folder)}")
+
+
+def host_of(settings: Settings) -> str:
+    """Where the database is, without the login."""
+    from agents.record import postgres_url
+
+    parts = urlsplit(postgres_url(settings))
+    return f"{parts.hostname or 'a socket'}:{parts.port}" if parts.port else parts.hostname or "a socket"
 
 
 def shown_path(path: Path, folder: Path) -> str:
@@ -295,7 +318,7 @@ def looked(folder: Path) -> str:
     return clipped(lines[-1], 100) if lines else "nothing"
 
 
-def put_end(folder: Path, seen: Sequence[Seen], proof: Proof) -> int:
+def put_end(folder: Path, seen: Sequence[Seen], proof: Proof, *, lasting: bool) -> int:
     """What came of it, and where to look next."""
     state = seen[-1].state
     program, id_, data = program_name(), short_id(state.task_id), folder
@@ -312,8 +335,13 @@ def put_end(folder: Path, seen: Sequence[Seen], proof: Proof) -> int:
         say(f"\n{styled('not as it should be:', 'red', sys.stderr)} {'; '.join(proof.faults)}")
         if state.outcome or state.pause:
             say(f"  {clipped(state.outcome or (state.pause.reason if state.pause else ''), 300)}")
-    put(f"\n{'Look:':<8} {program} log  {id_} --data {data}     every event and its cause")
-    put(f"{'':<8} {program} why  {id_} --data {data}     what was awaited, and why")
+    if lasting:
+        put(f"\n{'Look:':<8} {program} log  {id_} --data {data}     every event and its cause")
+        put(f"{'':<8} {program} why  {id_} --data {data}     what was awaited, and why")
+    else:
+        put(
+            f"\n{'Look:':<8} this demo's servers ended with it; make kafka runs some that stay, for a demo to look into"
+        )
     put(f'{"Yours:":<8} {program} submit --repo ~/code/app --author command --command "ruff check --fix ." --watch')
     return 0 if state.step == "succeeded" and not proof.faults else 1
 

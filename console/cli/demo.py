@@ -20,11 +20,13 @@ async def demo(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Approve without asking.")] = False,
     bus: Annotated[
         Literal["embedded", "kafka"],
-        typer.Option("--bus", help="Through a file, or through the brokers that GAVOTTE_BUS__SERVERS names."),
+        typer.Option(
+            "--bus", help="Through a file, or through the brokers that GAVOTTE_BUS__SERVERS names, else one of its own."
+        ),
     ] = "embedded",
     store: Annotated[
         Literal["sqlite", "postgres"],
-        typer.Option("--store", help="In a file, or in a schema of its own in the database of GAVOTTE_STORE__URL."),
+        typer.Option("--store", help="In a file, or in the database of GAVOTTE_STORE__URL, else in one of its own."),
     ] = "sqlite",
 ) -> int:
     """Watch the dance on a bundled sample: four processes fix, review and deploy it in ./.demo; no key, no AI."""

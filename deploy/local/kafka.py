@@ -98,6 +98,10 @@ appender.out.layout.pattern=%d{{ISO8601}} %-5p %c{{1}} - %m%n
 """
 
 
+LACKING: Final = 3
+"""The exit code where this machine lacks the program; `up.py` passes over it."""
+
+
 class Lacking(RuntimeError):
     """This machine lacks a program that a broker needs; the message names it and how to get it."""
 
@@ -484,7 +488,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             broker = stack.enter_context(Kafka(folder.resolve(), port=asked.port or _usual_port()))
         except (Lacking, Failed) as error:
             print(f"kafka  {error}", file=sys.stderr)
-            return 1
+            return LACKING if isinstance(error, Lacking) else 1
         for name, value in broker.environment().items():
             print(f"{name}={value}", flush=True)
         print(f"kafka  {version()} on {broker.servers}; Ctrl-C ends it", file=sys.stderr)

@@ -51,6 +51,10 @@ for _ in 1 2 3 4 5 6 7 8 9; do kill -0 "$1" 2>/dev/null || break; sleep 0.5; don
 """
 
 
+LACKING: Final = 3
+"""The exit code where this machine lacks the program; `up.py` passes over it."""
+
+
 class Lacking(RuntimeError):
     """This machine lacks a program that a server needs; the message names it and how to get it."""
 
@@ -374,7 +378,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             server = stack.enter_context(Postgres(folder, port=asked.port or _usual_port()))
         except (Lacking, Failed) as error:
             print(f"postgres  {error}", file=sys.stderr)
-            return 1
+            return LACKING if isinstance(error, Lacking) else 1
         for name, value in server.environment().items():
             print(f"{name}={value}", flush=True)
         print(f"postgres  on 127.0.0.1:{server.port}; Ctrl-C ends it", file=sys.stderr)

@@ -41,6 +41,10 @@ PORTS: Final = (15_000, 30_000)
 """Below the ephemeral ports: no client meets itself there."""
 
 
+LACKING: Final = 3
+"""The exit code where this machine lacks the program; `up.py` passes over it."""
+
+
 class Lacking(RuntimeError):
     """This machine lacks a program that a registry needs; the message names it and how to get it."""
 
@@ -234,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             registry = stack.enter_context(Registry(folder, port=port))
         except (Lacking, Failed) as error:
             print(f"registry  {error}", file=sys.stderr)
-            return 1
+            return LACKING if isinstance(error, Lacking) else 1
         for name, value in registry.environment().items():
             print(f"{name}={value}", flush=True)
         print(f"registry  Apicurio {VERSION} on {registry.url}; Ctrl-C ends it", file=sys.stderr)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,28 @@ from pathlib import Path
 from deploy.local.kafka import Kafka
 
 GROUPS = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
+
+
+def test_the_demo_starts_its_own_servers_where_none_is_named(tmp_path: Path) -> None:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("GAVOTTE_")}
+    done = subprocess.run(
+        [
+            Path(sys.executable).with_name("gavotte"),
+            *("--data", str(tmp_path / "data"), "demo", "--bus", "kafka", "--store", "postgres", "--yes"),
+        ],
+        check=False,
+        env=environ | {"XDG_CONFIG_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == "Starting Kafka and PostgreSQL for this demo ...\n"
+    assert "one unbroken lineage, 4 processes" in done.stdout
+    assert "PostgreSQL at 127.0.0.1:" in done.stdout
+    (broker,) = re.findall(r"Kafka at 127.0.0.1:(\d+)", done.stdout)
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", int(broker))), "the broker outlived its demo"
 
 
 def test_the_dance_goes_through_kafka_and_its_own_tools_see_no_lag(kafka: Kafka, tmp_path: Path) -> None:
