@@ -61,7 +61,7 @@ class Dance:
         deadline = time.monotonic() + SECONDS_MAX
         while count > 0:
             records = await self.subscription.fetch(1000, 1.0)
-            count -= sum(record.envelope.type == "TaskFailed" for record in records)
+            count -= sum(type_of(record) == "TaskFailed" for record in records)
             if time.monotonic() > deadline:
                 raise SystemExit(f"{count} tasks did not end within {SECONDS_MAX:g} s")
 
@@ -91,6 +91,13 @@ class Dance:
         before = cpu_seconds(self.pids)
         await asyncio.sleep(seconds)
         return (cpu_seconds(self.pids) - before) / seconds * 100
+
+
+def type_of(record: Any) -> str | None:
+    """The event's type: a bus that shares no file with the store has it in the headers alone."""
+    from contracts.codec import type_in
+
+    return record.envelope.type if record.envelope is not None else type_in(record.headers)
 
 
 @contextlib.asynccontextmanager

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from contracts.events import TERMINAL_TYPES
 from contracts.ids import SYSTEM_TASK
@@ -26,6 +26,9 @@ from state_store.queries import ORDINARY, SQL
 from state_store.streams import Head, next_row
 from state_store.transaction import Clash
 from state_store.views import view_row
+
+EVENT_COLUMNS: Final = 17
+"""Of the row of an event, as `next_row` makes it."""
 
 
 class Sight(NamedTuple):
@@ -52,10 +55,13 @@ class Draft:
 def claims(conn: sqlite3.Connection, role: str, event_ids: Sequence[str]) -> dict[str, Claim]:
     """event id -> claim, of those that are free without a question."""
     keys = {"role": role, "events": json.dumps(event_ids), "fold_version": FOLD_VERSION}
+    return free_claims(role, conn.execute(ORDINARY["ready"], keys))
+
+
+def free_claims(role: str, rows: Iterable[Sequence[Any]]) -> dict[str, Claim]:
+    """event id -> claim, from what `ready` found."""
     found = {}
-    for event_id, sequence, type_, task_id, head_sequence, head_hash, text, kill_seq in conn.execute(
-        ORDINARY["ready"], keys
-    ):
+    for event_id, sequence, type_, task_id, head_sequence, head_hash, text, kill_seq in rows:
         state = TaskState.model_validate_json(text)
         if state.ended and role in CORE_ROLES:
             continue
@@ -93,15 +99,15 @@ def write(conn: sqlite3.Connection, drafts: Sequence[Draft], now_us: int) -> lis
         conn.executemany(SQL["event_insert"], [row for each in drafts for row in each.rows])
         conn.executemany(SQL["view_update"], [view_row(each.head, now_us) for each in drafts if each.rows])
         _end(conn, [each for each in drafts if each.ends], now_us)
-        committed, deliveries = [], []
+        done, deliveries = [], []
         for each in drafts:
-            committed.append(_recorded(each, position))
+            done.append(committed(each, position))
             deliveries.append(_delivery_row(each, position, now_us))
             position += len(each.rows)
         conn.executemany(ORDINARY["delivery_insert"], deliveries)
     except sqlite3.IntegrityError as error:
         raise Clash(str(error)) from error
-    return committed
+    return done
 
 
 def begins_task(encoded: Encoded) -> bool:
@@ -132,7 +138,7 @@ def write_first(
     except sqlite3.IntegrityError as error:
         raise Clash(str(error)) from error
     return [
-        _as_recorded(encoded, row, position + index)
+        as_recorded(encoded, row, position + index)
         for index, (encoded, (_, row)) in enumerate(zip(events, made, strict=True), 1)
     ]
 
@@ -155,17 +161,17 @@ def _end(conn: sqlite3.Connection, drafts: Sequence[Draft], now_us: int) -> None
         conn.executemany(SQL["drop_leases"], [ended(each.head.task_id, each.ends, now_us) for each in drafts])
 
 
-def _recorded(each: Draft, position: int) -> Committed:
+def committed(each: Draft, position: int) -> Committed:
     return Committed(
         "recorded",
         tuple(
-            _as_recorded(encoded, row, position + index)
+            as_recorded(encoded, row, position + index)
             for index, (encoded, row) in enumerate(zip(each.request.emitted, each.rows, strict=True), 1)
         ),
     )
 
 
-def _as_recorded(encoded: Encoded, row: tuple[Any, ...], position: int) -> Recorded:
+def as_recorded(encoded: Encoded, row: tuple[Any, ...], position: int) -> Recorded:
     return Recorded(encoded.event.envelope, encoded.value, row[2], position, *row[13:16])
 
 

@@ -24,6 +24,30 @@ SELECT pg_advisory_xact_lock(?::bigint)
 -- The server's clock.
 SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
 
+-- ---------------------------------------------------------------------------------------------------- ordinary
+
+-- name: ready
+-- Of these events, those that a role can handle without a question, as ../ordinary.sql has it.
+SELECT e.event_id, e.sequence, e.type, t.task_id, t.sequence, t.head_hash, t.state,
+       (SELECT coalesce(max(seq), 0) FROM kills)
+FROM unnest(:events::text[]) AS k (event_id)
+JOIN events e ON e.event_id = k.event_id
+JOIN tasks t ON t.task_id = e.task_id AND t.fold_version = :fold_version::bigint
+WHERE t.sequence = (SELECT max(sequence) FROM events WHERE task_id = t.task_id)
+  AND NOT EXISTS (SELECT FROM deliveries d WHERE d.role = :role::text AND d.event_id = e.event_id)
+  AND NOT EXISTS (SELECT FROM deliveries d WHERE d.role = :role::text AND d.task_id = t.task_id
+                  AND d.status IN ('started', 'waiting', 'retry', 'parked'))
+  AND NOT EXISTS (SELECT FROM leases l WHERE l.role = :role::text AND l.task_id = t.task_id)
+  AND NOT EXISTS (SELECT FROM kills WHERE lifted_by IS NULL)
+
+-- name: ordinary_first
+-- The first events of many tasks, written together: the position before them, or null; then the time.
+SELECT ordinary_first(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+
+-- name: ordinary_commit
+-- Many deliveries that are done, written together: the position before their events, or null; then the time.
+SELECT ordinary_commit(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+
 -- ---------------------------------------------------------------------------------------------------- streams
 
 -- name: event_insert (gathered)
@@ -293,6 +317,14 @@ SELECT seq, event_id, scope, target, reason, lifted_by FROM kills WHERE lifted_b
 -- name: open_effect
 -- An act of this task that was intended and has no receipt.
 SELECT key FROM effects WHERE task_id = ? AND receipt IS NULL LIMIT 1
+
+-- name: unfinished_act
+-- An act of this task that is not certain yet, or one that changed production and is not told in the task's history.
+SELECT key FROM effects e
+WHERE task_id = ? AND (receipt IS NULL OR kind = 'production' AND receipted_us > coalesce(
+    (SELECT max(recorded_at_us) FROM events t
+     WHERE t.task_id = e.task_id AND t.type IN ('ProductionDeployed', 'DeploymentRolledBack')), 0))
+LIMIT 1
 
 -- ---------------------------------------------------------------------------------------------------- leases
 
@@ -627,38 +659,6 @@ WHERE role = ? AND status IN ('started', 'waiting', 'retry', 'parked') GROUP BY 
 -- name: fact
 -- A fact about the store itself.
 SELECT value FROM store_facts WHERE name = ?
-
--- ---------------------------------------------------------------------------------------------------- retention
-
--- name: prunable_tasks
--- Tasks that ended before a moment, have no delivery that may still run, and have steps with words in them.
-SELECT t.task_id, count(*) FROM tasks t JOIN steps s ON s.task_id = t.task_id
-WHERE t.status IN ('succeeded', 'failed', 'cancelled') AND t.updated_at_us < ?
-  AND (s.arguments <> '' OR s.result <> '' OR s.arguments_body IS NOT NULL OR s.result_body IS NOT NULL)
-  AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.task_id = t.task_id
-                  AND d.status IN ('started', 'waiting', 'retry', 'parked', 'dead'))
-GROUP BY t.task_id ORDER BY t.task_id
-
--- name: steps_empty
--- The words of a task's steps are gone; the lines stay.
-UPDATE steps SET arguments = '', arguments_body = NULL, result = '', result_body = NULL WHERE task_id = ?
-
--- name: event_texts
--- All payloads, a page at a time, to see which bodies they name: where the page ended, the task, texts.
-SELECT position, task_id, value FROM events WHERE position > ? ORDER BY position LIMIT ?
-
--- name: step_texts
--- The words of all steps, likewise.
-SELECT step_id, task_id, arguments, result, arguments_body, result_body FROM steps
-WHERE step_id > ? ORDER BY step_id LIMIT ?
-
--- name: effect_texts
--- The words of all effects, likewise.
-SELECT key, task_id, intent, receipt FROM effects WHERE key > ? ORDER BY key LIMIT ?
-
--- name: body_texts
--- Small bodies, likewise: they may name large ones.
-SELECT digest, '', raw FROM bodies WHERE digest > ? ORDER BY digest LIMIT ?
 
 -- ---------------------------------------------------------------------------------------------------- retention
 

@@ -8,11 +8,14 @@ from typing import Any, ClassVar, Final, Self, TypeVar
 from contracts.codec import Codec
 from contracts.topology import Topology
 from state_store.bodies import Bodies
+from state_store.ordinary import begins_task
+from state_store.port import Claim, Commit, Committed, Encoded, Recorded
 from state_store.postgres.connections import Connections
 from state_store.postgres.listening import Listener
 from state_store.postgres.migrations import check
+from state_store.postgres.ordinary import Ordinary
 from state_store.postgres.together import Changes, Reads
-from state_store.store import Rules, Store
+from state_store.store import Asked, Rules, Store
 
 T = TypeVar("T")
 
@@ -42,6 +45,13 @@ class PostgresStore(Store):
         self._connections = connections
         self._changes = Changes(connections, parallel, clock)
         self._reads = Reads(connections, clock)
+        self._ordinary = Ordinary(
+            connections,
+            clock or connections.clock.now_us,
+            judge_append=lambda events: super(PostgresStore, self)._append(events, None),
+            judge_claim=super()._claim,
+            judge_commit=super()._commit,
+        )
         self._listener = Listener(connections.url)
 
     @classmethod
@@ -68,11 +78,25 @@ class PostgresStore(Store):
     async def _change(self, rules: Rules[T], tasks: Sequence[str], *, alone: bool, repeatable: bool) -> T:
         return await self._changes.change(rules, tasks, alone=alone, repeatable=repeatable)
 
+    # -- many at once: the ordinary ones together, all others by the rules -------------------------------------------
+
+    async def _append(self, events: Sequence[Encoded], expected_sequence: int | None) -> list[Recorded]:
+        if expected_sequence is None and events and all(map(begins_task, events)):
+            return await self._ordinary.append(events)
+        return await super()._append(events, expected_sequence)
+
+    async def _claim(self, asked: Asked) -> Claim:
+        return await self._ordinary.claim(asked)
+
+    async def _commit(self, request: Commit) -> Committed:
+        return await self._ordinary.commit(request)
+
     async def _alarm(self) -> Callable[[float], Awaitable[object]]:
         return await self._listener.alarm()
 
     async def close(self) -> None:
         await self._listener.close()
+        await self._ordinary.close()
         await self._changes.close()
         await self._reads.close()
         await self._connections.close()

@@ -189,7 +189,7 @@ async def _answer(connection: Connection, name: str, those: Sequence[Round]) -> 
         asked = one.ask.values if one.ask.kind == "each" else (one.ask.values,)  # type: ignore[union-attr]  # it asks
         for given in asked:
             owners.append(number)
-            values.append(_storable(statement.arguments(given)))
+            values.append(list(map(storable, statement.arguments(given))))
     if not values:
         return
     records = await connection.fetch(name, list(zip(*values, strict=True)))
@@ -236,7 +236,7 @@ async def _answer_one(connection: Connection, name: str, one: Round) -> None:
         for values in ask.values:
             await connection.fetch(name, statement.arguments(values))
         return
-    records = await connection.fetch(name, _storable(statement.arguments(ask.values)))
+    records = await connection.fetch(name, list(map(storable, statement.arguments(ask.values))))
     if ask.kind == "run":
         one.answer = connection.changed(name)
     elif ask.kind == "insert":
@@ -252,9 +252,9 @@ def _shaped(ask: Ask | None, rows: list[Row]) -> Any:
     return rows[0] if rows else None
 
 
-def _storable(values: list[Any]) -> list[Any]:
-    """Text that the server can keep: it has no character zero."""
-    return [value.replace("\0", "\ufffd") if isinstance(value, str) else value for value in values]
+def storable(value: Any) -> Any:
+    """What the server can keep: its text has no character zero."""
+    return value.replace("\0", "\ufffd") if isinstance(value, str) else value
 
 
 def lock_key(task_id: str) -> int:

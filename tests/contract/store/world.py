@@ -150,6 +150,7 @@ class World:
             kill_seq=claim.kill_seq,
             holder=holder,
             token=token,
+            seen=claim.seen,
         )
 
     async def begin(self, role: str, event: Recorded, *, holder: str = "one") -> tuple[Delivery, Started]:

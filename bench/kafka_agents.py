@@ -1,0 +1,101 @@
+"""Ours on Kafka and PostgreSQL: four real agent processes with do-nothing roles, everything else as it is shipped."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+from bench.dance import BURST, dance
+from bench.job import HOPS
+from bench.machine import Meter, cpu_seconds, latencies, resident_megabytes
+from bench.servers import Servers
+
+ROOT = Path(__file__).resolve().parents[1]
+REST_SECONDS = 3.0
+
+
+class Costs:
+    """What a burst took: rates and CPU of the processes themselves, and of the servers behind them."""
+
+    def __init__(self, pids: list[int], servers: Servers) -> None:
+        self._servers, self._before = servers, _cpu_of(servers)
+        self._meter = Meter(pids)
+
+    def per(self, tasks: int) -> dict[str, float]:
+        found, after = self._meter.per(tasks), _cpu_of(self._servers)
+        spent = {name: after[name] - self._before[name] for name in after}
+        share = sum(spent.values()) / (tasks / found["tasks_per_second"]) / (os.cpu_count() or 1)
+        found["others_percent"] = max(0.0, found["others_percent"] - share * 100)
+        return found | {f"{name}_cpu_ms_per_task": seconds / tasks * 1000 for name, seconds in spent.items()}
+
+
+def _cpu_of(servers: Servers) -> dict[str, float]:
+    return {name: cpu_seconds(pids) for name, pids in servers.pids().items()}
+
+
+def settings(servers: Servers, database: str) -> dict[str, str]:
+    """The variables with which agents use these servers, under names of their own."""
+    return {
+        "GAVOTTE_BUS__BACKEND": "kafka",
+        "GAVOTTE_BUS__SERVERS": servers.kafka,
+        "GAVOTTE_BUS__PREFIX": f"{uuid.uuid4().hex[:8]}.",
+        "GAVOTTE_STORE__BACKEND": "postgres",
+        "GAVOTTE_STORE__URL": database,
+    }
+
+
+def measure(servers: Servers, tasks: int, idle_tasks: int) -> dict[str, float]:
+    """Throughput of a burst, latency of single tasks, CPU of all, memory of the agents, bytes in the database."""
+    from state_store.postgres.migrations import migrate
+
+    with servers.schema() as database, tempfile.TemporaryDirectory(prefix="gavotte-bench-") as name:
+        asyncio.run(migrate(database))
+        return asyncio.run(_measure(servers, Path(name), settings(servers, database), (tasks, idle_tasks)))
+
+
+async def _measure(servers: Servers, data: Path, environ: dict[str, str], counts: tuple[int, int]) -> dict[str, float]:
+    tasks, idle_tasks = counts
+    async with dance(data, environ) as made:
+        spent = await made.idle_latencies(idle_tasks)
+        ready = [made.submission() for _ in range(tasks)]
+        costs = Costs(made.pids, servers)
+        for index in range(0, tasks, BURST):
+            await made.submit(ready[index : index + BURST])
+        await made.ended(tasks)
+        return costs.per(tasks) | latencies(spent) | {"resting_cpu_percent": await made.resting(REST_SECONDS)}
+
+
+def idle_agents(servers: Servers) -> dict[str, float]:
+    """The four agents as anybody starts them, with all their tools, before they have anything to do."""
+    from state_store.postgres.migrations import migrate
+
+    with servers.schema() as database, tempfile.TemporaryDirectory(prefix="gavotte-bench-") as name:
+        asyncio.run(migrate(database))
+        environ = os.environ | settings(servers, database) | {"GAVOTTE_DATA": name}
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-P", "-m", "agents", role],
+                stdout=subprocess.PIPE,
+                env=environ,
+                cwd=ROOT,
+            )
+            for role in HOPS
+        ]
+        try:
+            for each in started:
+                assert each.stdout is not None
+                each.stdout.readline()
+            time.sleep(REST_SECONDS)
+            return {"idle_megabytes": statistics.mean(resident_megabytes(each.pid) for each in started)}
+        finally:
+            for each in started:
+                each.terminate()
+            for each in started:
+                each.wait()
