@@ -6,7 +6,7 @@ import os
 import re
 from typing import Any, Final
 
-from evals import doors, moments
+from evals import doors, moments, tampering
 from evals.corpus import Case
 from evals.doors import Door, Seen
 from evals.stage import Props, Stage
@@ -25,7 +25,7 @@ BY_KIND: Final[dict[str, Door]] = {
     "text": doors.words,
     "console": moments.shown,
     "dlq": moments.letter,
-    "audit-log": moments.tampered,
+    "audit-log": tampering.tampered,
     "budget-and-kill": moments.bounded,
     "policy": moments.claims,
     "archive": moments.archive,

@@ -222,7 +222,7 @@ def test_roles_know_facts_and_tools_alone() -> None:
 SQL = re.compile(
     r"\b(SELECT\b.+\bFROM|INSERT INTO|UPDATE \w+ SET|DELETE FROM|CREATE (TABLE|INDEX|TRIGGER))\b", re.DOTALL
 )
-SQL_ROOMS = ("bus/embedded", "embedded/", "state_store/")
+SQL_ROOMS = ("bus/embedded", "embedded/", "evals/tampering", "state_store/")  # who tampers writes past the store
 SQL_LINES_MAX = 3
 
 
