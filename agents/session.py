@@ -269,6 +269,7 @@ class Session:
 
         `do(token)` acts and returns the receipt; `asked()` asks the world whether the act already happened and returns
         its receipt or None. An intent found without a receipt is reconciled by asking, never blindly repeated.
+        Of the kind `production`, the task does not end before its history tells it.
         """
         await self.begin()
         effect: Effect = await self.store.effect_intent(self.delivery, key, kind, json.dumps(intent, sort_keys=True))

@@ -236,8 +236,8 @@ class Worker:
             self.again(Work(key=work.key, due=Due("waiting", waiting)), 0.0)
 
     async def has_open_effects(self, task_id: str) -> bool:
-        """Whether an act on the world was begun and is not yet certain: it is finished before the task may end."""
-        return any(effect.receipt is None for effect in await self.store.effects(task_id))
+        """Whether an act on the world is to be made certain, or told, before the task may end."""
+        return await self.store.unfinished_act(task_id) is not None
 
     async def looks_anew(self, work: Work, event: Event, state: TaskState) -> bool:
         """On TaskResumed: a parked delivery that was reopened goes on with its own journal; else the role looks anew.

@@ -45,6 +45,12 @@ async def of_task(tx: Transaction, task_id: str) -> list[Effect]:
     return [Effect(*row) for row in await tx.rows("effects_of_task", (task_id,))]
 
 
+async def unfinished(tx: Transaction, task_id: str) -> str | None:
+    """The key of an act that is not certain, or of one in production that the history does not tell."""
+    row = await tx.row("unfinished_act", (task_id,))
+    return None if row is None else str(row[0])
+
+
 async def _by_key(tx: Transaction, key: str) -> Effect | None:
     row = await tx.row("effect_by_key", (key,))
     return None if row is None else Effect(*row)

@@ -94,7 +94,7 @@ class Journal:
         head = await self.streams.head(tx, delivery.task_id)
         if head.state.cancel_requested and owner(head.state) == delivery.role:
             since = (delivery.task_id, delivery.basis)
-            begun = await tx.row("open_effect", (delivery.task_id,))  # to be made certain first
+            begun = await tx.row("unfinished_act", (delivery.task_id,))  # to be made certain, and told, first
             if begun is None and await tx.row("cancelled_since", since) is not None:
                 raise CancelRequested(f"{head.state.cancel_operator or 'an operator'} asked to cancel the task")
         return head.state.budget

@@ -441,6 +441,12 @@ class StateStore(Protocol):
 
     async def effects(self, task_id: str) -> list[Effect]: ...
 
+    async def unfinished_act(self, task_id: str) -> str | None:
+        """The key of an act that is to be finished before the task may end: it was begun and is not certain, or it
+        changed production and the task's history does not tell it yet.
+        """
+        ...
+
     async def effect_withdraw(self, key: str) -> None:
         """The world was asked and the act did not happen and will not: drop the open intent."""
         ...

@@ -243,6 +243,14 @@ SELECT seq, event_id, scope, target, reason, lifted_by FROM kills WHERE lifted_b
 -- An act of this task that was intended and has no receipt.
 SELECT key FROM effects WHERE task_id = ? AND receipt IS NULL LIMIT 1
 
+-- name: unfinished_act
+-- An act of this task that is not certain yet, or one that changed production and is not told in the task's history.
+SELECT key FROM effects e
+WHERE task_id = ? AND (receipt IS NULL OR kind = 'production' AND receipted_us > coalesce(
+    (SELECT max(recorded_at_us) FROM events t
+     WHERE t.task_id = e.task_id AND t.type IN ('ProductionDeployed', 'DeploymentRolledBack')), 0))
+LIMIT 1
+
 -- ---------------------------------------------------------------------------------------------------- leases
 
 -- name: lease_take

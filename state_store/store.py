@@ -278,6 +278,9 @@ class Store(ABC):
     async def effects(self, task_id: str) -> list[Effect]:
         return await self._read(lambda tx: effects.of_task(tx, task_id))
 
+    async def unfinished_act(self, task_id: str) -> str | None:
+        return await self._read(lambda tx: effects.unfinished(tx, task_id))
+
     async def effect_withdraw(self, key: str) -> None:
         await self._write("effect_withdraw", lambda tx: effects.withdraw(tx, key))
 

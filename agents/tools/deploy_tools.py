@@ -105,7 +105,7 @@ class DeployTools(Toolbox):
         async def asked() -> dict[str, Any] | None:
             return None  # the target answers a repeated key from its own ledger, so asking is acting
 
-        receipt = await self.session.act(key, "release", arguments.model_dump(), do, asked)
+        receipt = await self.session.act(key, arguments.environment, arguments.model_dump(), do, asked)
         return ReleaseResult(
             path=str(target.path),
             digest=arguments.digest,

@@ -14,7 +14,7 @@ from contracts.codec import Codec, iso
 from contracts.envelope import agent_source
 from contracts.events import TERMINAL_TYPES
 from contracts.ids import SYSTEM_TASK
-from state_store.port import Recorded, StateStore, TaskFilter
+from state_store.port import Recorded, StateStore
 from tests.simulation.world import World
 
 OPEN = ("started", "waiting", "retry", "parked")
@@ -61,7 +61,6 @@ async def broken(
     found += [
         f"effect {key} has no receipt" for (key,) in connection.execute("SELECT key FROM effects WHERE receipt IS NULL")
     ]
-    found += await overspent(store)
     before = views(connection)
     await store.rebuild_views()
     if views(connection) != before:
@@ -110,16 +109,6 @@ def acted(world: World, events: Sequence[Recorded], codec: Codec) -> list[str]:
     found += [f"task {task} says that it is in production and it is not" for task in sorted(told - done)]
     del codec
     return found
-
-
-async def overspent(store: StateStore) -> list[str]:
-    """Tasks that used more than the last budget that they were given; no budget is ever made smaller."""
-    return [
-        f"task {row.state.task_id} used {used} of {cap} {axis}"
-        for row in await store.tasks(TaskFilter())
-        for axis, cap in row.state.budget.model_dump().items()
-        if (used := getattr(row.spent, axis)) > cap
-    ]
 
 
 def unpublished(connection: sqlite3.Connection) -> list[str]:

@@ -126,7 +126,7 @@ class ScriptedTools:
         async def asked() -> dict[str, Any] | None:
             return self.world.ledger.get(self.effect_key(key))
 
-        await self.act(key, "release", do, asked)
+        await self.act(key, environment, do, asked)
         return key
 
     async def push(self, commit: str) -> str:

@@ -47,13 +47,10 @@ from contracts.registry import CommittedIds
 from contracts.topology import CORE_AGENTS, Topology
 from embedded.inline import InlineDatabase
 from state_store.fold import TaskState, moves
-from state_store.inbox import Inbox
-from state_store.journal import Journal
-from state_store.leases import covers, kills
-from state_store.port import Commit, Committed, Delivery, Encoded, Recorded, StateStore, Step, TaskFilter
+from state_store.port import Encoded, Recorded, StateStore, TaskFilter
 from state_store.sqlite import SCHEMA, SqliteStore
-from state_store.transaction import Transaction
 from tests.simulation import invariants
+from tests.simulation.fences import fences_watched
 from tests.simulation.processes import Freezer, Gate, Handle
 from tests.simulation.roles import ROLES, Script, ScriptedTools, handle
 from tests.simulation.world import World
@@ -198,42 +195,6 @@ def same_numbers(seed: int, now_us: Callable[[], int]) -> Any:
         mock.patch.object(ids, "uuid7", uuid7),
         mock.patch("contracts.envelope.open_trace", traceparent),
     ):
-        yield
-
-
-@contextlib.contextmanager
-def fences_watched(world: World) -> Any:
-    """Inside each transaction: what is accepted comes from the holder of the lease, and not after a kill."""
-    commit, intend = Inbox.commit, Journal.intend
-
-    async def stale(tx: Transaction, d: Delivery) -> bool:
-        row = await tx.row("lease_of", (d.role, d.task_id))
-        return d.token > 0 and (row is None or row[0] != d.token)
-
-    async def killed(tx: Transaction, request: Commit) -> bool:
-        d, ends = request.delivery, {"TaskCancelled"}
-        newest = [kill.seq for kill in await kills(tx, active=True) if covers(kill, d.role, d.task_id)][-1:]
-        speaks = any(emitted.event.type not in ends for emitted in request.emitted)
-        return speaks and any(seq > d.kill_seq for seq in newest)
-
-    async def watched_commit(self: Inbox, tx: Transaction, request: Commit) -> Committed:
-        foreign = await stale(tx, request.delivery)
-        stopped = await killed(tx, request)
-        committed = await commit(self, tx, request)
-        if stopped and committed.status == "recorded":
-            world.faults.append(f"{request.delivery.role} went on after a kill")
-        if foreign and committed.status == "recorded":
-            world.faults.append(f"a stale worker of {request.delivery.role} committed")
-        return committed
-
-    async def watched_intend(self: Journal, tx: Transaction, d: Delivery, *rest: Any) -> Step:
-        foreign = await stale(tx, d)
-        step = await intend(self, tx, d, *rest)
-        if foreign:
-            world.faults.append(f"a stale worker of {d.role} began a step")
-        return step
-
-    with mock.patch.object(Inbox, "commit", watched_commit), mock.patch.object(Journal, "intend", watched_intend):
         yield
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 from unittest import mock
 
 import state_store.inbox as inbox_module
+import state_store.journal as journal_module
 from agents.aside import Aside
 from agents.runner import Runner
 from agents.session import Session
@@ -22,10 +23,12 @@ from agents.work import Work
 from agents.worker import Worker
 from contracts.envelope import Event
 from contracts.errors import Unavailable
+from contracts.events import Budget
 from state_store.consequences import admit
 from state_store.fold import TaskState, evolve
+from state_store.journal import within
 from state_store.leases import Leases
-from state_store.port import Claim, Commit, Committed, Delivery, Due, Encoded, Recorded, Started, Step
+from state_store.port import Claim, Commit, Committed, Delivery, Due, Encoded, Recorded, Spent, Started, Step
 from state_store.sqlite import SqliteStore, SqliteTransaction
 from state_store.sweep import Sweep
 from state_store.transaction import Transaction, at_once
@@ -201,6 +204,12 @@ class ForgetsJournal(SqliteStore):
         return replace(await super().step_intent(delivery, step), outcome="")
 
 
+def on_credit(budget: Budget, spent: Spent, step: Step, before: Step | None = None) -> Step:
+    """A step may begin as long as anything is left: its worst case is not looked at."""
+    cheap = within(budget, spent, replace(step, reserved_tokens=0, reserved_cost_microdollars=0), before)
+    return replace(step, deadline_us=cheap.deadline_us)
+
+
 def not_killed(c: Any, d: Delivery) -> bool:
     """A kill that came since the start is not seen by the commit."""
     return False
@@ -266,6 +275,7 @@ VARIANTS: Final[dict[str, Parts]] = {
     "journal_forgotten": Parts(store=ForgetsJournal, faults=CRASHES),
     "retry_forgotten": Parts(patches=patched((Aside, "_retry", retries_finish))),
     "leases_of_the_dead_kept": Parts(patches=patched((Sweep, "_open", nothing_open)), faults=CRASHES),
+    "worst_case_ignored": Parts(patches=patched((journal_module, "within", on_credit)), faults={"tight_budget": 1.0}),
     "chain_forged": Parts(patches=patched((inbox_module, "admit", unhashed))),
 }
 """name -> how a schedule is run with it."""

@@ -129,6 +129,22 @@ async def test_a_deadline_comes_no_later_than_the_wall_clock_has(world: World) -
     assert third.deadline_us - third.began_at_us == 10 * SECOND
 
 
+async def test_time_in_which_nobody_worked_is_not_charged(world: World) -> None:
+    """A machine slept, or its clock was put forward: no step is charged past its deadline, nor twice."""
+    submission = await world.submit(budget=small_budget(wall_seconds=100))
+    delivery, _ = await world.begin("planning", submission)
+    began = world.clock()
+    intent = await world.store.step_intent(delivery, step(delivery, began_at_us=began, deadline_us=began + 60 * SECOND))
+    days_later = began + 12 * 86_400 * SECOND
+    await world.store.step_outcome(delivery, replace(intent, outcome="error", error="cut", ended_at_us=days_later))
+    assert (await spent_on(world, submission)).wall_seconds == 60
+    await world.store.step_outcome(delivery, replace(intent, outcome="ok", ended_at_us=days_later + SECOND))
+    assert (await spent_on(world, submission)).wall_seconds == 60
+    reading = await world.store.step_intent(delivery, step(delivery, 1, kind="value", began_at_us=days_later))
+    await world.store.step_outcome(delivery, replace(reading, outcome="ok", ended_at_us=days_later * 2))
+    assert (await spent_on(world, submission)).wall_seconds == 60
+
+
 async def test_the_dead_are_charged_as_reserved_but_for_time_that_did_not_pass(world: World) -> None:
     submission = await world.submit(budget=small_budget(tokens=1000, wall_seconds=60))
     delivery, _ = await world.begin("planning", submission)

@@ -10,9 +10,9 @@ import pytest
 
 from contracts import ids
 from contracts.errors import CancelRequested, Conflict, Corrupt, Exhausted, Fenced, NotFound
-from contracts.events import BudgetRaised, TaskFailed
+from contracts.events import BudgetRaised, DeploymentRolledBack, TaskFailed
 from state_store.port import Commit, Delivery, Recorded, Step
-from tests.contract.store.world import LicenceChecked, World, cancelling, plan, small_budget, step
+from tests.contract.store.world import DIGEST, LicenceChecked, World, cancelling, plan, small_budget, staging, step
 
 
 async def working(world: World, **caps: int) -> tuple[Recorded, Delivery]:
@@ -24,6 +24,10 @@ async def working(world: World, **caps: int) -> tuple[Recorded, Delivery]:
 async def done(world: World, delivery: Delivery, intent: Step, **outcome: object) -> None:
     given = {"outcome": "ok", "ended_at_us": world.clock()} | outcome
     await world.store.step_outcome(delivery, replace(intent, **given))  # type: ignore[arg-type]  # fields of Step
+
+
+def rolled_back() -> DeploymentRolledBack:
+    return DeploymentRolledBack(environment="production", digest=DIGEST, reason="ill", effect_key="release:production")
 
 
 # -- the journal ----------------------------------------------------------------------------------------------------
@@ -289,6 +293,25 @@ async def test_a_task_does_not_end_while_an_act_is_uncertain(world: World) -> No
     await world.store.effect_withdraw("release:x")
     assert await world.store.effects(submission.envelope.task_id) == []
     assert (await world.store.commit(request)).status == "recorded"
+
+
+async def test_what_is_in_production_is_told_before_the_task_may_be_cancelled(world: World) -> None:
+    reviewed = (await world.dance(upto="reviewed"))[-1]
+    task_id = reviewed.envelope.task_id
+    delivery, _ = await world.begin("deploy", reviewed)
+    await world.store.append([world.said(reviewed, cancelling())])
+    for environment in ("staging", "production"):
+        assert await world.store.unfinished_act(task_id) is None
+        with pytest.raises(CancelRequested):
+            await world.store.step_intent(delivery, step(delivery))
+        await world.store.effect_intent(delivery, f"release:{environment}", environment, "{}")
+        assert await world.store.unfinished_act(task_id) == f"release:{environment}"
+        await world.store.effect_receipt(f"release:{environment}", "{}")
+    assert await world.store.unfinished_act(task_id) == "release:production"
+    await world.store.step_intent(delivery, step(delivery))
+    told = world.answers(reviewed, "deploy", staging(), rolled_back())
+    assert (await world.store.commit(Commit(delivery, emitted=told))).status == "recorded"
+    assert await world.store.unfinished_act(task_id) is None
 
 
 async def test_a_receipt_is_never_withdrawn(world: World) -> None:
