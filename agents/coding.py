@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from agents.tools.coding_tools import (
-    Authored,
-    CodingTools,
-    CommandRequest,
-    CommitRequest,
-    EditsOnBase,
-    FilesRequest,
-    PatchOnBase,
-)
+from agents.tools.authoring import Authoring, Written
+from agents.tools.coding_tools import Authored, CodingTools, CommandRequest, PatchOnBase
 from contracts.envelope import Event
 from contracts.events import Body, ChangeProposed, Finding, TaskEscalated, TaskFailed
 from contracts.prompts import Prompt
@@ -28,6 +21,7 @@ async def handle(event: Event, state: Any, tools: CodingTools, prompt: Prompt) -
     if state.step == "revising" and state.revisions >= state.revisions_max:
         return [event.cause(out_of_revisions(state, findings))]
     revision = state.revisions + 1
+    evidence = None
     submission: Any = (await tools.recall(state.submission_id)).payload
     if state.author == "command":
         authored = await tools.run_command(
@@ -40,12 +34,10 @@ async def handle(event: Event, state: Any, tools: CodingTools, prompt: Prompt) -
         if authored.problem:
             return [event.cause(unapplied(state, submission.patch, authored, revision))]
     else:
-        authored = await write(state, tools, prompt, findings)
+        written = await write(state, tools, prompt, findings)
+        authored, evidence = written.authored, written.evidence
     if authored.problem or authored.diff is None:
         return [event.cause(no_change(state, authored))]
-    evidence = None
-    if state.author == "model":
-        evidence = await tools.try_tests(CommitRequest(commit=authored.head_commit), why="see what the tests say")
     return [
         event.cause(
             ChangeProposed(
@@ -73,16 +65,10 @@ async def asked_for(event: Event, state: Any, tools: CodingTools) -> tuple[Findi
     return findings
 
 
-async def write(state: Any, tools: CodingTools, prompt: Prompt, findings: tuple[Finding, ...]) -> Authored:
-    """Ask the model for edits and apply them to the base."""
+async def write(state: Any, tools: CodingTools, prompt: Prompt, findings: tuple[Finding, ...]) -> Written:
+    """Have the model write the change, turn by turn."""
     plan: Any = (await tools.recall(state.plan_id)).payload
-    shown = await tools.read_files(
-        FilesRequest(commit=state.base_commit, paths=(*plan.files, *plan.tests)), why="read the files of the plan"
-    )
-    draft = await tools.draft_change(prompt, plan.summary, shown.texts, findings, turn=state.revisions)
-    return await tools.apply_edits(
-        EditsOnBase(base=state.base_commit, summary=draft.summary, edits=draft.edits), why="apply the model's edits"
-    )
+    return await Authoring(tools, prompt, state.base_commit, plan, findings).write()
 
 
 def unapplied(state: Any, patch: Body, authored: Authored, revision: int) -> ChangeProposed:

@@ -1,25 +1,33 @@
-"""The coding role's tools: read files, turn a command, a patch or edits into a commit on the task's branch, try tests."""
+"""The coding role's tools: search, read, edit and test a draft; turn it, a command or a patch into a commit of the task."""
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections.abc import Mapping, Sequence
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
+from agents.session import Session
+from agents.tools.drafts import FILE_BYTES_MAX, BadEdit, Draft, Edit
 from agents.tools.environment import with_own_programs
 from agents.tools.evidence import choose_project_sandbox, evidence_of, project_environment, run_project_tests
-from agents.tools.toolbox import Toolbox, tool, tool_with_runs
+from agents.tools.gates import in_scope
+from agents.tools.grounding import WILD
+from agents.tools.toolbox import Resources, Toolbox, tool, tool_with_runs
 from agents.tools.workspace import NewContent
 from contracts.errors import GavotteError, NotFound, Rejected
-from contracts.events import Body, Evidence, FileChange, Finding
-from contracts.harmless import marked
+from contracts.events import Body, Evidence, FileChange, is_utf8
 from contracts.project import Project
-from contracts.prompts import Prompt
-from contracts.redaction import MASK
 
-FILE_BYTES_MAX = 256 * 1024
 OUTPUT_CHARACTERS = 4000
+FILES_BYTES_MAX = 1 << 20
+FILES_OF_PATTERN_MAX = 20
+HITS_MAX = 50
+HITS_IN_FILE_MAX = 8
+HIT_CHARACTERS_MAX = 300
+SEARCHED_BYTES_MAX = 32 << 20
+SEARCHED_AT_ONCE = 500
 NOT_FOUND = 127
 CUT_SHORT = range(126, 128 + 65)  # the shell's: not executable, not found, ended by a signal
 
@@ -38,28 +46,16 @@ class PatchOnBase(BaseModel):
     patch: Body
 
 
-class Edit(BaseModel):
-    """Replace `find`, which must occur exactly once, by `replace`; an empty `find` makes a new file."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    path: str
-    find: str = ""
-    replace: str = ""
-
-
 class EditsOnBase(BaseModel):
-    """Edits to the base tree, applied in order; each revision is a whole change against the base."""
+    """Edits to the base tree, applied in order; each revision is a whole change against the base.
+
+    `scope` are the patterns of the plan; None where nobody bounds the edits.
+    """
 
     base: str
     summary: str = ""
     edits: tuple[Edit, ...] = ()
-
-
-class CommitRequest(BaseModel):
-    """A commit whose tests are to be tried."""
-
-    commit: str
+    scope: tuple[str, ...] | None = None
 
 
 class Authored(BaseModel):
@@ -89,15 +85,85 @@ class FileTexts(BaseModel):
     texts: dict[str, str] = {}
 
 
-class ChangeDraft(BaseModel):
-    """What a model proposes as a change."""
+class SearchRequest(BaseModel):
+    """A text to find in the tree of the draft whose digest is `tree`, below `path` where that is given."""
 
-    summary: str
-    edits: tuple[Edit, ...]
+    tree: str
+    text: str
+    path: str = ""
+
+
+class Hit(BaseModel):
+    """A line with the text that was searched for; lines count from 1."""
+
+    path: str
+    line: int
+    text: str
+
+
+class Found(BaseModel):
+    """Where a text stands: paths whose name holds it, and lines. `problem` says what was not searched."""
+
+    names: tuple[str, ...] = ()
+    hits: tuple[Hit, ...] = ()
+    problem: str = ""
+
+
+class ReadRequest(BaseModel):
+    """Lines of a file of the draft whose digest is `tree`, from line `first` on."""
+
+    tree: str
+    path: str
+    first: int = 1
+    lines: int = 400
+
+
+class Shown(BaseModel):
+    """A part of a file; `problem` says why there is none."""
+
+    text: str = ""
+    first: int = 1
+    total: int = 0
+    problem: str = ""
+
+
+class EditRequest(BaseModel):
+    """One edit of the draft whose digest is `tree`."""
+
+    tree: str
+    edit: Edit
+
+
+class Edited(BaseModel):
+    """The digest of the draft after the edit; `problem` says why it was not made."""
+
+    tree: str = ""
+    problem: str = ""
+
+
+class TreeRequest(BaseModel):
+    """The draft whose digest is `tree`."""
+
+    tree: str
+
+
+class Tried(BaseModel):
+    """What the tests say of a draft, and the end of what they printed."""
+
+    evidence: Evidence
+    output: str = ""
 
 
 class CodingTools(Toolbox):
-    """Writes go to the git store alone; the user's repository is not touched."""
+    """Writes go to the git store alone; the user's repository is not touched.
+
+    A change of a model is a draft in memory. Each call names the draft's digest, so that a rerun which takes recorded calls
+    and makes the others anew goes on with the very same tree.
+    """
+
+    def __init__(self, session: Session, resources: Resources) -> None:
+        super().__init__(session, resources)
+        self.draft = Draft("")
 
     @tool_with_runs
     async def run_command(self, arguments: CommandRequest) -> Authored:
@@ -148,55 +214,115 @@ class CodingTools(Toolbox):
     @tool
     async def apply_edits(self, arguments: EditsOnBase) -> Authored:
         """Apply exact-match edits to the base and commit them."""
-        texts: dict[str, str] = {}
-        if sum(len(edit.replace) for edit in arguments.edits) > FILE_BYTES_MAX:
-            return Authored(problem=f"the edits hold more than {FILE_BYTES_MAX >> 10} KiB", problem_code="too_large")
-        for edit in arguments.edits:
-            if MASK in edit.replace and MASK not in edit.find:
-                return Authored(problem=f"the edit of {edit.path!r} writes a masked secret", problem_code="bad_edit")
-            try:
-                text = texts[edit.path] if edit.path in texts else await self._text(arguments.base, edit.path)
-            except NotFound:
-                if edit.find:
-                    return Authored(problem=f"there is no file {edit.path!r} to edit", problem_code="bad_edit")
-                text = ""
-            found = text.count(edit.find) if edit.find else 0
-            if edit.find and found != 1:
-                problem = f"the text to replace occurs {found} times in {edit.path!r}, it must occur once"
-                return Authored(problem=problem, problem_code="bad_edit")
-            texts[edit.path] = text.replace(edit.find, edit.replace) if edit.find else edit.replace
-        changed = {path: NewContent(text.encode("utf-8", "surrogateescape")) for path, text in texts.items()}
+        draft = Draft(arguments.base, arguments.scope)
+        try:
+            for edit in arguments.edits:
+                draft = await self._edited(draft, edit)
+        except BadEdit as error:
+            return Authored(problem=str(error), problem_code="bad_edit")
+        changed = {path: NewContent(text.encode("utf-8", "surrogateescape")) for path, text in draft.texts.items()}
         return await self._commit(arguments.base, changed, (), arguments.summary or self.session.state.title)
 
     @tool
     async def read_files(self, arguments: FilesRequest) -> FileTexts:
-        """Read text files of a commit, each up to 256 KiB."""
-        texts = {}
-        for path in arguments.paths:
+        """Read text files of a commit, each up to 256 KiB, and 1 MiB in all; a pattern stands for its first files."""
+        listing = [entry.path for entry in await self.resources.git.list_files(arguments.commit)]
+        wanted: dict[str, None] = {}
+        for name in arguments.paths:
+            matched = [path for path in listing if in_scope(path, (name,))] if WILD.search(name) else [name]
+            wanted.update(dict.fromkeys(matched[:FILES_OF_PATTERN_MAX]))
+        texts: dict[str, str] = {}
+        for path in wanted:
             try:
-                texts[path] = await self._text(arguments.commit, path)
+                text = await self._text(arguments.commit, path)
             except GavotteError:
                 continue
+            if sum(map(len, texts.values())) + len(text) <= FILES_BYTES_MAX:
+                texts[path] = text
         return FileTexts(texts=texts)
 
-    @tool_with_runs
-    async def try_tests(self, arguments: CommitRequest) -> Evidence:
-        """Run the project's tests on the change, for the author's own information; review does not rely on it."""
-        report = await run_project_tests(self.resources, await self.project(), arguments.commit)
-        return evidence_of(report, await self.resources.git.tree_digest(arguments.commit), "")
+    @tool
+    async def search(self, arguments: SearchRequest) -> Found:
+        """Find a text in the files of the draft and in their names; case does not matter."""
+        wanted = arguments.text.lower()
+        entries = [
+            entry
+            for entry in await self.resources.git.list_files(self.draft.base)
+            if is_utf8(entry.path) and _is_below(entry.path, arguments.path)
+        ]
+        paths = sorted(
+            {entry.path for entry in entries} | {p for p in self.draft.texts if _is_below(p, arguments.path)}
+        )
+        names = tuple(path for path in paths if wanted in path.lower())[:HITS_MAX]
+        hits = [
+            hit
+            for path in sorted(self.draft.texts)
+            if _is_below(path, arguments.path)
+            for hit in hits_in(path, self.draft.texts[path], wanted)
+        ]
+        readable = [e for e in entries if e.size_bytes <= FILE_BYTES_MAX and e.path not in self.draft.texts]
+        budget, problem = SEARCHED_BYTES_MAX, ""
+        for start in range(0, len(readable), SEARCHED_AT_ONCE):
+            part = readable[start : start + SEARCHED_AT_ONCE]
+            budget -= sum(entry.size_bytes for entry in part)
+            if budget < 0 or len(hits) >= HITS_MAX:
+                problem = "not everything was searched: give a longer text, or a path"
+                break
+            contents = await self.resources.git.read_blobs([entry.blob for entry in part])
+            hits += [hit for e in part for hit in hits_in(e.path, contents[e.blob].decode("utf-8", "replace"), wanted)]
+        return Found(names=names, hits=tuple(hits[:HITS_MAX]), problem=problem)
 
-    async def draft_change(
-        self, prompt: Prompt, plan: str, texts: Mapping[str, str], findings: Sequence[Finding], turn: int
-    ) -> ChangeDraft:
-        """Ask the model for edits, given the plan, the files it names and what review found last time."""
-        state = self.session.state
-        files = "\n".join(marked("file", text, path=path) for path, text in texts.items())
-        found = "\n".join(f"- [{f.severity}] {f.file or ''}:{f.line or ''} {f.message} {f.evidence}" for f in findings)
-        task = marked("task", f"{state.title}\n\n{state.description}")
-        content = f"{task}\n{marked('plan', plan)}\n{files}\n{marked('findings', found)}"
-        return await self.ask_model(prompt.name, prompt.text, content, ChangeDraft, turn=turn, why="write the change")
+    @tool
+    async def read(self, arguments: ReadRequest) -> Shown:
+        """Show lines of a file as the draft has it."""
+        try:
+            text = await self.text_now(arguments.path)
+        except GavotteError as error:
+            return Shown(problem=str(error))
+        lines = text.splitlines(keepends=True)
+        first = max(arguments.first, 1)
+        part = lines[first - 1 : first - 1 + max(arguments.lines, 1)]
+        return Shown(text="".join(part), first=first, total=len(lines))
+
+    @tool
+    async def edit(self, arguments: EditRequest) -> Edited:
+        """Try an exact-match edit on the draft; `accept` makes it."""
+        try:
+            return Edited(tree=(await self._edited(self.draft, arguments.edit)).digest)
+        except BadEdit as error:
+            return Edited(problem=str(error))
+
+    @tool_with_runs
+    async def run_tests(self, arguments: TreeRequest) -> Tried:
+        """Run the project's tests on the draft, for the author's own information; review does not rely on it."""
+        overlay = {path: text.encode("utf-8", "surrogateescape") for path, text in self.draft.texts.items()}
+        report = await run_project_tests(self.resources, await self.project(), self.draft.base, overlay=overlay)
+        return Tried(evidence=evidence_of(report, arguments.tree, ""), output=report.output_tail[-OUTPUT_CHARACTERS:])
+
+    async def accept(self, edit: Edit) -> None:
+        """Make an edit that was tried: pure, so the same on every rerun."""
+        self.draft = await self._edited(self.draft, edit)
+
+    async def text_now(self, path: str) -> str:
+        """A file as the draft has it. Raises NotFound or TooLarge."""
+        changed = self.draft.texts.get(path)
+        return await self.text_at_base(path) if changed is None else changed
+
+    async def text_at_base(self, path: str) -> str:
+        """A file as it was before the change. Raises NotFound or TooLarge."""
+        return await self._text(self.draft.base, path)
 
     # -- inside
+
+    async def _edited(self, draft: Draft, edit: Edit) -> Draft:
+        draft.check(edit)
+        try:
+            at_base: str | None = await self._text(draft.base, edit.path)
+        except NotFound:
+            at_base = None
+        except GavotteError as error:
+            raise BadEdit(str(error)) from None
+        return draft.edited(edit, at_base)
 
     async def _text(self, commit: str, path: str) -> str:
         raw = await self.resources.git.read_file(commit, path, FILE_BYTES_MAX)
@@ -240,6 +366,23 @@ def not_found(project: Project, command: Sequence[str]) -> str:
     return (
         f"commands see the project's environment: gavotte project add {shlex.quote(project.path)} --prepare {install}"
     )
+
+
+def hits_in(path: str, text: str, wanted: str) -> list[Hit]:
+    """The first lines of a text that hold what is wanted, which is in lower case."""
+    if wanted not in text.lower():
+        return []
+    lines = ((number, line) for number, line in enumerate(text.splitlines(), 1) if wanted in line.lower())
+    return [
+        Hit(path=path, line=number, text=line[:HIT_CHARACTERS_MAX])
+        for number, line in itertools.islice(lines, HITS_IN_FILE_MAX)
+    ]
+
+
+def _is_below(path: str, folder: str) -> bool:
+    """Whether a path is the file, lies in the folder or matches the pattern that is named; all do where none is."""
+    plain = folder.strip().rstrip("/")
+    return plain in {"", "."} or path == plain or path.startswith(f"{plain}/") or in_scope(path, (folder,))
 
 
 def count_lines(diff: str, changes: Sequence[tuple[str, str]]) -> list[FileChange]:

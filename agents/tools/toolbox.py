@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from agents.model.asking import Asker
 from agents.model.calls import arguments_of, calls
 from agents.model.context import Part, bytes_for, compose
-from agents.model.port import Model, Question, Said, ToolOffer, readable
+from agents.model.port import Model, Question, Reply, Said, ToolOffer, readable
 from agents.session import Outcome, Reservation, Session
 from agents.tools.sandbox import DEFAULT_LIMITS, Kind, Limits
 from agents.tools.workspace import GitStore
@@ -205,6 +205,24 @@ class Toolbox:
         content = compose(parts, bytes_for(limit, prompt.text, [offer_of(answer)]))
         turn = await self.next_turn(prompt)
         return await self.ask_model(prompt.name, prompt.text, content, answer, turn=turn, why=why, purpose=purpose)
+
+    async def hear(
+        self, prompt: Prompt, parts: Sequence[Part], tools: Sequence[ToolOffer], last: str, why: str
+    ) -> Reply:
+        """What the model does next with these tools, of which `last` ends the work; its calls are for the caller to make."""
+        content = compose(parts, bytes_for(self.resources.minds.context_tokens, prompt.text, tools))
+        question = Question(
+            role=self.session.delivery.role,
+            task_id=self.session.delivery.task_id,
+            turn=await self.next_turn(prompt),
+            prompt=(prompt.name, hashlib.sha256(prompt.text.encode()).hexdigest()),
+            instructions=readable(prompt.text),
+            messages=(Said.by_us(content),),
+            tools=tuple(tools),
+            answer_tool=last,
+            open_ended=True,
+        )
+        return await self.asker.hear(question, why=why)
 
     async def next_turn(self, prompt: Prompt) -> int:
         """How often the role has asked by a prompt of this kind for the task, in earlier deliveries and in this one."""
