@@ -105,7 +105,7 @@ class ReviewTools(Toolbox):
             base = await run_project_tests(self.resources, project, arguments.base)
         head = await run_project_tests(self.resources, project, arguments.head)
         over, added = await self._composed(arguments.base, arguments.head)
-        on_base_tests = await run_project_tests(self.resources, project, arguments.head, overlay=over) if over else head
+        on_base_tests = await run_project_tests(self.resources, project, arguments.head, overlay=over) if over else None
         with_new = await run_project_tests(self.resources, project, arguments.base, overlay=added) if added else None
         problems = testing.compare(
             base, head, author=arguments.author, head_on_base_tests=on_base_tests, base_with_new_tests=with_new
@@ -139,8 +139,10 @@ class ReviewTools(Toolbox):
         git = self.resources.git
         over: dict[str, bytes | None] = {}
         added: dict[str, bytes | None] = {}
+        async with git.worktree(base) as tree:
+            is_test = testing.rule_for_tests(tree)
         for change in await git.changes(base, head):
-            if not testing.counts_as_test(change.path):
+            if not is_test(change.path):
                 continue
             over[change.path] = (
                 None if change.kind == "added" else await git.read_file(base, change.path, FILE_BYTES_MAX)

@@ -10,7 +10,7 @@ import re
 import secrets
 import sys
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from agents.tools.environment import Environment
@@ -29,6 +29,7 @@ __all__ = [
     "detect_test_command",
     "imports_fail",
     "prepare_line",
+    "rule_for_tests",
     "run_tests",
     "turned_green",
 ]
@@ -48,6 +49,10 @@ DEVELOPERS_PLUGINS = ("asyncio", "timeout")
 NOT_SEARCHED = frozenset({"node_modules", "venv", "env", "build", "dist", "site-packages", "__pycache__"})
 TEST_FOLDERS = frozenset({"tests", "test"})
 TEST_FILES = ("test_*.py", "*_test.py")
+TEST_MODULES = ("test.py", "tests.py")
+"""Collected only where a command or a setting names them."""
+ANY_FILE = frozenset({"*", "*.py"})
+"""Patterns of projects whose every file may hold a test: they do not tell tests from code."""
 CONFIGURATION_FILES = frozenset(
     {
         "conftest.py",
@@ -166,11 +171,18 @@ def base_test_files(tree: Path) -> set[str]:
     }
 
 
+def rule_for_tests(tree: Path) -> Callable[[str], bool]:
+    """Whether a relative path belongs to tests: by its name, or by the file names that the tree's own settings give."""
+    named = (pytest_settings(tree) or {}).get("python_files", ())
+    patterns = [pattern for pattern in named if pattern not in ANY_FILE]
+    return lambda path: counts_as_test(path) or _matches(PurePosixPath(path), patterns)
+
+
 def counts_as_test(path: str) -> bool:
     """By its name alone, whether a path relative to the tree belongs to tests, their configuration or start-up."""
     pure = PurePosixPath(path)
     return (
-        _matches(pure, TEST_FILES)
+        _matches(pure, (*TEST_FILES, *TEST_MODULES))
         or pure.name in CONFIGURATION_FILES | STARTUP_FILES
         or pure.suffix == STARTUP_SUFFIX
         or not TEST_FOLDERS.isdisjoint(pure.parts[:-1])

@@ -378,6 +378,24 @@ def test_secrets_are_not_repeated() -> None:
     assert "hX8" not in shown
 
 
+@pytest.mark.parametrize(
+    ("path", "line", "refused"),
+    [
+        ("deploy.env", "DATABASE_PASSWORD=h7Gk29sLq0Zx81mn", True),
+        (".env.production", "export API_KEY=9f86d081884c7d659a2feaa0c55ad015", True),
+        ("settings.yml", "  token: Zx81mnh7Gk29sLq0  # for the build", True),
+        ("settings.yml", "  secret: app-credentials-v2", False),
+        ("settings.yml", "  token: ${{ secrets.TOKEN_2026 }}", False),
+        ("settings.yml", "  password: changeme1234567", False),
+        ("settings.ini", "password = example1234567", False),
+        ("app.py", "token = request2headers3authorization", False),
+    ],
+)
+def test_settings_hold_secrets_without_quotes(path: str, line: str, refused: bool) -> None:
+    results = judge(Change((ChangedFile(path, None, f"{line}\n".encode()),)))
+    assert any(f.gate == "secrets" and f.severity == "blocker" for r in results for f in r.findings) is refused
+
+
 def test_syntax_newer_than_ours_waits_for_a_person() -> None:
     newer = b"def f(:\n    pass\n"
     assert needs_person(judge(Change((ChangedFile("a.py", newer, newer + b"x\n"),))))

@@ -22,6 +22,7 @@ from agents.tools.testing import (
     imports_fail,
     is_pytest,
     prepare_line,
+    rule_for_tests,
     run_tests,
     turned_green,
     with_report,
@@ -203,7 +204,7 @@ def applied(task: dict[str, Any], diff: str, folder: Path) -> Path:
     return folder
 
 
-def with_tests_of(code: Path, tests: Path, folder: Path) -> Path:
+def with_rule_for_tests(code: Path, tests: Path, folder: Path) -> Path:
     shutil.copytree(code, folder)
     for name in base_test_files(code):
         (folder / name).unlink()
@@ -218,8 +219,8 @@ async def verdict_on(task: dict[str, Any], diff: str, folder: Path) -> list[str]
         await run(base),
         await run(head),
         author="patch",
-        head_on_base_tests=await run(with_tests_of(head, base, folder / "original")),
-        base_with_new_tests=await run(with_tests_of(base, head, folder / "new")),
+        head_on_base_tests=await run(with_rule_for_tests(head, base, folder / "original")),
+        base_with_new_tests=await run(with_rule_for_tests(base, head, folder / "new")),
     )
     return [problem.code for problem in problems]
 
@@ -424,7 +425,7 @@ def test_the_test_command_is_detected(tmp_path: Path, files: dict[str, str], com
 def test_which_files_decide_the_tests(tmp_path: Path) -> None:
     names = [
         "code.py", "test_a.py", "pkg/b_test.py", "pkg/conftest.py", "tests/data/x.json", "pytest.ini", "pkg/evil.pth",
-        "sitecustomize.py", "setup.cfg", "checks/check_a.py", "spec/any.py", "attest.py", "README.md",
+        "sitecustomize.py", "setup.cfg", "app/tests.py", "checks/check_a.py", "spec/any.py", "attest.py", "README.md",
     ]  # fmt: skip
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -434,7 +435,12 @@ def test_which_files_decide_the_tests(tmp_path: Path) -> None:
     )
     assert base_test_files(tmp_path) == {*names, "pyproject.toml"} - {"code.py", "attest.py", "README.md"}
     assert counts_as_test("tests/data/x.json")
+    assert counts_as_test("app/tests.py")
     assert not counts_as_test("src/latest.py")
+    assert rule_for_tests(tmp_path)("pkg/check_b.py")
+    assert not rule_for_tests(tmp_path)("spec/code.py")
+    (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\npython_files = ["*.py"]\n')
+    assert not rule_for_tests(tmp_path)("code.py")
 
 
 @pytest.mark.parametrize(

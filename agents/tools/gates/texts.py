@@ -33,6 +33,13 @@ NAMED_SECRET = re.compile(
     r"(?i)(?:passw(?:or)?d|passwd|secret|api[_-]?key|access[_-]?key|auth[_-]?token|access[_-]?token|private[_-]?key|token)\w{0,40}"
     r"[\"']?\s*(?::\s*\w+\s*)?[:=]\s*(?P<quote>[\"'])(?P<value>[^\"'\s]{8,})(?P=quote)"
 )
+SETTING_SECRET = re.compile(
+    r"(?i)(?:passw(?:or)?d|passwd|secret|api[_-]?key|access[_-]?key|private[_-]?key|token)[\"']?\s*[:=]\s*"
+    r"(?P<value>(?=[^\s#]{0,99}?(?=[A-Za-z+/]{0,9}[0-9])(?=[0-9+/]{0,9}[A-Za-z])[A-Za-z0-9+/]{10})[A-Za-z0-9+/_=.!@%^&*-]{10,})"
+    r"\s*(?:#|;|$)"
+)
+"""In files of settings values stand without quotes; names such as `app-credentials-v2` are left alone."""
+SETTINGS_NAME = re.compile(r"(?i)(?:.*\.)?env(?:\..*)?$|.*\.(?:ini|cfg|conf|properties|ya?ml|toml|tfvars)$")
 URL_SECRET = re.compile(
     r"(?<!\w)[a-z][a-z0-9+.-]{1,15}://[^\s/:@\"'<>{}$]+:(?P<value>[^\s/@\"'<>{}$]{4,})@(?P<host>[\w.-]+)"
 )
@@ -80,6 +87,8 @@ def judge_secrets(change: Change) -> Iterator[Finding]:
                 if re.search(pattern, line) and "EXAMPLE" not in line:
                     yield _masked(finding("secrets", "blocker", f"the line holds {what}", file, number))
             named = NAMED_SECRET.search(line)
+            if not named and SETTINGS_NAME.match(file.name):
+                named = SETTING_SECRET.search(line)
             if named and _looks_secret(named["value"]):
                 severity: Severity = "minor" if file.is_test or file.is_document else "blocker"
                 yield _masked(
