@@ -355,10 +355,13 @@ async def redirected(stage: Stage, case: Case, payload: Any, props: Props) -> Se
             model = AnthropicModel(load_settings(data=stage.folder / "elsewhere", environ=given), PriceTable.load())
             question = Question("planning", ids.uuid7(), 0, ("p", "h"), "You plan.", (Said.by_us("x"),))
             try:
-                await model.send(model.call(question, model.routes(question)[0]))
+                async with asyncio.timeout(HTTP_SECONDS):
+                    await model.send(model.call(question, model.routes(question)[0]))
                 seen.escapes.append(f"status {status} gave an answer")
             except Failure as failure:
                 seen.said = f"{status}: {failure}"[:200]
+            except TimeoutError:
+                seen.escapes.append(f"status {status} led the client elsewhere")
             finally:
                 await model.close()
     seen.escapes += props.touched()

@@ -248,6 +248,8 @@ def new_client(provider: Provider, settings: Settings) -> AsyncAnthropic:
         max_retries=0,
         timeout=anthropic.Timeout(settings.model.idle_seconds, connect=CONNECT_SECONDS),
         open_telemetry=False,
+        # Whoever is sent on elsewhere takes key and prompt along: the one address in the settings is asked, or none.
+        http_client=anthropic.DefaultAsyncHttpxClient(follow_redirects=False),
     )
 
 
