@@ -90,6 +90,7 @@ class ReviewTools(Toolbox):
             task_text=f"{state.title}\n{state.description}",
             base_paths=frozenset(entry.path for entry in listing),
             read_base=lambda path: contents[tests[path]] if path in tests else None,
+            scope_is_given=bool(state.scope),
         )
         gates = await asyncio.to_thread(judge, change)
         return RulesVerdict(gates=gates, needs_person=needs_person(gates))

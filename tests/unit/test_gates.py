@@ -367,6 +367,14 @@ def test_scope_patterns() -> None:
     assert not in_scope("xapp.py", ("app.py",))
 
 
+def test_prose_stays_in_bounds_that_a_person_set() -> None:
+    files = tuple(ChangedFile(path, BASE[path], BASE[path] + b"# more\n") for path in ("app.py", "README.md"))
+    assert passed(judge(Change(files, ("app.py",))))
+    results = judge(Change(files, ("app.py",), scope_is_given=True))
+    assert [f.file for r in results for f in r.findings if f.gate == "scope"] == ["README.md"]
+    assert not passed(results)
+
+
 def test_scope_is_grounded_in_the_task() -> None:
     assert grounded_scope(BASE, BASE.get, TEXT) == ("app.py",)
     assert grounded_scope(BASE, BASE.get, "note() loses entries") == ("app.py", "audit.py")

@@ -142,6 +142,8 @@ class Change:
     task_text: str = ""
     base_paths: frozenset[str] = frozenset()
     read_base: Callable[[str], bytes | None] = field(default=lambda _path: None)
+    scope_is_given: bool = False
+    """Whether a person set the scope, and not a plan."""
 
     def mentions(self, *words: str) -> bool:
         """Whether the task itself speaks of one of these words."""

@@ -42,10 +42,12 @@ RUNNER_NAMES = {"pytest", "_pytest", "pluggy", "unittest", "nose", "hypothesis",
 
 
 def judge_scope(change: Change) -> Iterator[Finding]:
-    """Source files outside the plan are refused; new tests and prose beside it are welcome."""
+    """Files outside the plan are refused; new tests are welcome beside it, and prose unless a person set the bounds."""
     added_names = _imported_by(change)
     for file in change.files:
-        if not change.scope or in_scope(file.path, change.scope) or file.is_document:
+        if not change.scope or in_scope(file.path, change.scope):
+            continue
+        if file.is_document and not change.scope_is_given:
             continue
         if file.is_test and file.kind == "added":
             continue
