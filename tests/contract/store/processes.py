@@ -14,7 +14,7 @@ from typing import Any
 from contracts import ids
 from contracts.errors import Exhausted
 from embedded.liveness import Presence, is_alive
-from state_store.port import Commit, Delivery
+from state_store.port import Commit, Delivery, Step
 from tests.contract.store.world import LicenceChecked, Place, World, opened, opened_on_server, plan, step
 
 ADDRESSES = "TEST_POSTGRES"
@@ -82,58 +82,83 @@ def note(folder: Path, word: str) -> None:
         file.write(f"{word}\n")
 
 
-TOKENS_RESERVED = 100
-WORKERS = 4
+AXES = ("tokens", "steps", "wall_seconds", "cost_microdollars")
+WORKERS = 10
+"""Of one process, at each of the four tasks."""
+
+
+def wants_one(axis: str, began_at_us: int) -> dict[str, int]:
+    """An intent that wants one unit of an axis."""
+    wants = {
+        "tokens": {"reserved_tokens": 1},
+        "wall_seconds": {"deadline_us": began_at_us + 1_000_000},
+        "cost_microdollars": {"reserved_cost_microdollars": 1},
+    }
+    return {"began_at_us": began_at_us} | wants.get(axis, {})
+
+
+def uses_one(intent: Step) -> Step:
+    """The outcome that used all of it."""
+    done = replace(intent, outcome="ok", ended_at_us=intent.deadline_us or intent.began_at_us)
+    return replace(done, tokens_in=intent.reserved_tokens, cost_microdollars=intent.reserved_cost_microdollars)
 
 
 async def hold(folder: Path, name: str) -> None:
-    """Begin four calls side by side that never end."""
-    async with at_work(folder, name) as (world, delivery):
-        for ordinal in range(WORKERS):
-            await world.store.step_intent(delivery, step(delivery, ordinal, reserved_tokens=TOKENS_RESERVED))
-            note(folder, f"{name} holds")
+    """Ten workers at each task begin a call that never ends."""
+
+    async def begin(axis: str, delivery: Delivery, ordinal: int) -> None:
+        await world.store.step_intent(delivery, step(delivery, ordinal, **wants_one(axis, ids.now_us())))
+        note(folder, f"{name} holds {axis}")
+
+    async with at_work(folder, name) as (world, deliveries):
+        await asyncio.gather(
+            *(begin(axis, delivery, n) for axis, delivery in deliveries.items() for n in range(WORKERS))
+        )
         await asyncio.Event().wait()
 
 
 async def spend(folder: Path, name: str) -> None:
-    """Four workers make calls until the budget is spent; each uses less than it reserves."""
+    """Ten workers at each task make calls until its budget is spent."""
 
-    async def work(first: int) -> None:
+    async def work(axis: str, delivery: Delivery, first: int) -> None:
         for ordinal in range(first, 1000, WORKERS):
-            asked = step(delivery, ordinal, reserved_tokens=TOKENS_RESERVED)
             try:
+                asked = step(delivery, ordinal, **wants_one(axis, ids.now_us()))
                 intent = await world.store.step_intent(delivery, asked)
-            except Exhausted:
+            except Exhausted as error:
+                note(folder, f"{name} is refused {error.axis} at {axis}")
                 return
-            note(folder, f"{name} spent 60")
-            await world.store.step_outcome(delivery, replace(intent, outcome="ok", tokens_in=50, tokens_out=10))
+            note(folder, f"{name} spent {axis}")
+            await world.store.step_outcome(delivery, uses_one(intent))
 
-    async with at_work(folder, name) as (world, delivery):
+    async with at_work(folder, name) as (world, deliveries):
         async with asyncio.timeout(60):
-            while held(folder, "victim") < WORKERS:  # another process says so, in a file
+            while held(folder, "victim") < WORKERS * len(AXES):  # another process says so, in a file
                 await asyncio.sleep(0.02)
-        await asyncio.gather(*(work(first) for first in range(WORKERS)))
+        await asyncio.gather(
+            *(work(axis, delivery, n) for axis, delivery in deliveries.items() for n in range(WORKERS))
+        )
 
 
 @asynccontextmanager
-async def at_work(folder: Path, name: str) -> AsyncIterator[tuple[World, Delivery]]:
-    """At the one task there is, in a role of its own."""
+async def at_work(folder: Path, name: str) -> AsyncIterator[tuple[World, dict[str, Delivery]]]:
+    """At four tasks, of each of which another axis of the budget is small, in a role of its own."""
     run = folder / "run"
     with Presence(run, name):
         async with found(folder, is_alive=partial(is_alive, run), now_us=ids.now_us()) as world:
-            (event,) = await world.store.tail(0)
-            delivery, _ = await world.begin(name, event, holder=name)
-            yield world, delivery
+            events = [event for event in await world.store.tail(0) if event.envelope.type == "TaskSubmitted"]
+            deliveries = [(await world.begin(name, event, holder=name))[0] for event in events]
+            yield world, dict(zip(AXES, deliveries, strict=True))
 
 
 def held(folder: Path, name: str) -> int:
     """How many calls a process has begun that never end."""
-    return notes(folder).count(f"{name} holds")
+    return sum(line.startswith(f"{name} holds") for line in notes(folder))
 
 
-def spent_by(folder: Path, name: str) -> int:
-    """What a process has used, in tokens."""
-    return 60 * notes(folder).count(f"{name} spent 60")
+def spent_by(folder: Path, axis: str) -> int:
+    """What all processes have used of an axis."""
+    return sum(line.endswith(f" spent {axis}") for line in notes(folder))
 
 
 def notes(folder: Path) -> list[str]:

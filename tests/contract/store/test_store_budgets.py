@@ -14,7 +14,7 @@ from contracts.events import BudgetRaised
 from state_store.port import Delivery, Recorded, Spent, Step
 from state_store.store import Store
 from tests.acceptance.commands import until
-from tests.contract.store.processes import held, spent_by
+from tests.contract.store import processes
 from tests.contract.store.test_store_processes import ended, process, reopened
 from tests.contract.store.world import Place, World, small_budget, step
 
@@ -172,36 +172,65 @@ async def test_the_dead_are_charged_as_reserved_but_for_time_that_did_not_pass(w
 
 
 @pytest.mark.parametrize("kind", ["file", "postgres"])
-async def test_kill_9_in_the_middle_and_nobody_overspends(
+async def test_kill_9_among_fifty_workers_at_99_percent_and_nobody_overspends(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """Three processes work at one task; one is killed with calls under way."""
+    """Five processes with ten workers each, at the four caps at once; one process is killed with calls under way."""
     place = Place.of(request.getfixturevalue("postgres")) if kind == "postgres" else None
-    caps = {"tokens": 3000, "cost_microdollars": 10**9, "steps": 1000, "wall_seconds": 10**6}
     async with reopened(place, tmp_path, wiped=True) as world:
-        submission = await world.submit(budget=small_budget(**caps))
+        tasks = {axis: await nearly_spent(world, axis) for axis in processes.AXES}
     victim = await process(place, "hold", tmp_path, "victim")
-    others = [await process(place, "spend", tmp_path, name) for name in ("one", "two")]
+    others = [await process(place, "spend", tmp_path, name) for name in ("one", "two", "three", "four")]
     try:
-        await asyncio.to_thread(until, lambda: held(tmp_path, "victim") == 4)
+        await asyncio.to_thread(until, lambda: processes.held(tmp_path, "victim") == HELD * len(tasks))
     finally:
         victim.kill()
     assert (await ended(victim))[0] == -9
     for other in others:
         assert await ended(other) == (0, "")
     async with reopened(place, tmp_path) as world:
-        spent = await spent_on(world, submission)
-        assert spent.held_tokens == 4 * 100, "the dead one's, nobody else's"
-        assert 3000 - 100 < spent.tokens <= 3000
-        assert spent.tokens - spent.held_tokens == spent_by(tmp_path, "one") + spent_by(tmp_path, "two")
+        for axis, task in tasks.items():
+            spent = await spent_on(world, task)
+            assert (getattr(spent, axis), getattr(spent, f"held_{axis}")) == (CAP, HELD), axis
+            assert processes.spent_by(tmp_path, axis) == CAP - CAP * 99 // 100 - HELD
+            assert processes.notes(tmp_path).count(f"two is refused {axis} at {axis}") == processes.WORKERS
         world.dead.add("victim")
-        heir, started = await world.begin("victim", submission, holder="heir")
-        assert [left.outcome for left in started.steps] == [""] * 4
-        word = BudgetRaised(operator="olga", budget=small_budget(**caps | {"tokens": 10_000}))
-        await world.store.append([world.said(submission, word)])
-        for left in started.steps:
-            again = await world.store.step_intent(heir, replace(left, began_at_us=world.clock(), deadline_us=0))
-            assert (again.attempt, again.estimated) == (2, True)
-            await world.store.step_outcome(heir, replace(again, outcome="ok", tokens_in=1))
-        after = await spent_on(world, submission)
-        assert (after.tokens, after.held_tokens) == (spent.tokens + 4, 0)
+        for axis, task in tasks.items():
+            await taken_over(world, axis, task)
+
+
+CAP = 2000
+HELD = processes.WORKERS
+
+
+async def nearly_spent(world: World, axis: str) -> Recorded:
+    """A task with 99 % of one cap used and plenty of the others."""
+    plenty = dict.fromkeys(processes.AXES, 10**6)
+    submission = await world.submit(title=axis, budget=small_budget(**plenty | {axis: CAP}))
+    delivery, _ = await world.begin("planning", submission)
+    used = CAP * 99 // 100
+    intent = await world.store.step_intent(delivery, step(delivery))
+    ended_at_us = intent.began_at_us + (used * SECOND if axis == "wall_seconds" else 0)
+    uses = {"tokens_in": used} if axis == "tokens" else {"cost_microdollars": used}
+    await world.store.step_outcome(delivery, replace(intent, outcome="ok", ended_at_us=ended_at_us, **uses))  # type: ignore[arg-type]  # fields of Step
+    if axis == "steps":
+        await world.sql("UPDATE steps SET attempt = ? WHERE task_id = ?", used, submission.envelope.task_id)
+    return submission
+
+
+async def taken_over(world: World, axis: str, task: Recorded) -> None:
+    """Whoever comes after the dead process: nothing is held any more, and of its time comes back what did not pass."""
+    heir, started = await world.begin("victim", task, holder="heir")
+    assert [left.outcome for left in started.steps] == [""] * HELD
+    with pytest.raises(Exhausted):
+        await world.store.step_intent(heir, step(heir, HELD, **processes.wants_one(axis, world.clock())))
+    more = small_budget(**dict.fromkeys(processes.AXES, 10**6))
+    await world.store.append([world.said(task, BudgetRaised(operator="olga", budget=more))])
+    for left in started.steps:
+        wants = processes.wants_one(axis, left.began_at_us + SECOND // 4)
+        again = await world.store.step_intent(heir, replace(left, **wants))  # type: ignore[arg-type]  # fields of Step
+        assert (again.attempt, again.estimated) == (2, True)
+        await world.store.step_outcome(heir, processes.uses_one(again))
+    spent = await spent_on(world, task)
+    lost = HELD / 4 if axis == "wall_seconds" else HELD
+    assert (getattr(spent, axis), getattr(spent, f"held_{axis}")) == (CAP - HELD + lost + HELD, 0), axis
