@@ -13,6 +13,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Callable, Iterable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,10 @@ sys.path.insert(0, str(ROOT))
 from agents.model.faults import Fault  # noqa: E402
 from agents.model.prices import LongRates, PriceTable, Rates  # noqa: E402
 from agents.model.script import Rule, When  # noqa: E402
+from agents.planning import OUT_OF_BOUNDS  # noqa: E402
+from agents.prompts import prompt_for  # noqa: E402
 from agents.settings import described  # noqa: E402
+from agents.tools.authoring import OFFERS  # noqa: E402
 from bus.retry import TABLE, DeadLetter, LetGo, Park, Stop  # noqa: E402
 from contracts import errors, events  # noqa: E402
 from contracts.asyncapi import document as asyncapi_document  # noqa: E402
@@ -299,6 +303,22 @@ def model_prices() -> str:
     return table(head, rows)
 
 
+def mind_tools() -> str:
+    """What a model may call while it writes a change."""
+    return table(("tool", "what it does"), [(f"`{offer.name}`", offer.description) for offer in OFFERS])
+
+
+def refusals() -> str:
+    """What triage refuses."""
+    return table(("kind", "why"), [(f"`{kind}`", words) for kind, words in OUT_OF_BOUNDS.items()])
+
+
+def prompts() -> str:
+    """The prompts in use, and what they are known by in the journal."""
+    used = [prompt_for(name) for name in ("triage", "planning", "coding", "review")]
+    return table(("prompt", "digest"), [(f"`{p.name}`", f"`{sha256(p.text.encode()).hexdigest()[:16]}`") for p in used])
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "awaited": awaited,
     "commands": command_pages,
@@ -310,8 +330,11 @@ PARTS: dict[str, Callable[[], str]] = {
     "model-conditions": lambda: described_fields(When),
     "model-faults": lambda: described_fields(Fault),
     "model-prices": model_prices,
+    "mind-tools": mind_tools,
     "model-rules": lambda: described_fields(Rule),
+    "prompts": prompts,
     "records": record_pages,
+    "refusals": refusals,
     "settings": setting_table,
     "steps": steps,
     "topics": topics,

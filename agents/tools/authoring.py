@@ -72,7 +72,7 @@ class Finish(BaseModel):
 
 
 CALLS: Final[dict[str, type[BaseModel]]] = {offer_of(cls).name: cls for cls in (Finish, Search, Read, Edit, RunTests)}
-OFFERS: Final = tuple(offer_of(cls) for cls in CALLS.values())
+OFFERS: Final = tuple(offer_of(cls, lead="") for cls in CALLS.values())
 LAST: Final = offer_of(Finish).name
 
 

@@ -245,11 +245,11 @@ class Toolbox:
         return Asker(self.session, self.resources.model)
 
 
-def offer_of(answer: type[BaseModel]) -> ToolOffer:
-    """The tool whose input is the answer: `PlanDraft` is asked for as `plan_draft`."""
+def offer_of(answer: type[BaseModel], lead: str = "The answer. ") -> ToolOffer:
+    """The tool whose input is the answer: `PlanDraft` is asked for as `plan_draft`. `lead` begins what is said of it."""
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", answer.__name__).lower()
     about = " ".join((answer.__doc__ or "").split())
-    return ToolOffer(name, f"The answer. {about}".strip(), answer.model_json_schema())
+    return ToolOffer(name, f"{lead}{about}".strip(), answer.model_json_schema())
 
 
 def tools_of(toolbox: type[Toolbox]) -> dict[str, str]:
