@@ -100,8 +100,10 @@ class FileSubscription:
             for (topic, part), after in offsets.items()
             if (topic_id := self._bus.topic_id(topic)) is not None
         }
-        if places:
-            await self._bus.database.write(lambda connection: file_groups.commit(connection, self._me, places))
+        if places:  # without a flush: what is lost with the power comes again
+            await self._bus.database.write(
+                lambda connection: file_groups.commit(connection, self._me, places), flush=False
+            )
 
     async def close(self) -> None:
         if self._closed:

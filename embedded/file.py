@@ -5,7 +5,10 @@ Why it is built this way:
   transaction (group commit), and nobody ever waits for a batch to fill;
 - SQLite up to 3.51.2 can corrupt a WAL file when connections write and checkpoint at once: so automatic
   checkpoints are off, and every transaction and checkpoint of every process holds the lock `<name>.lock`;
-- `synchronous=NORMAL` loses acknowledged commits at power loss in WAL mode: so it is FULL.
+- `synchronous=NORMAL` loses acknowledged commits at power loss in WAL mode: so it is FULL, but for what says of itself
+  that it can be told again;
+- a hop to a thread costs more than a query or a commit of a few rows, and fights it for the interpreter: so both are
+  done in the loop, but for what reads much, and for commits while another process holds the lock.
 """
 
 from __future__ import annotations
@@ -68,11 +71,12 @@ class Database:
         self._process = os.getpid()
         self._lock = FileLock(path.with_name(path.name + ".lock"))
         self._writer = _Thread(self._connect_writer)
-        self._reader = _Thread(self._connect_reader)
+        self._surveyor = _Thread(self._connect_reader)
+        self._reader: sqlite3.Connection | None = None
         self._changes: deque[_Waiting] = deque()
         self._queries: deque[_Waiting] = deque()
         self._writing: asyncio.Task[None] | None = None
-        self._reading: asyncio.Task[None] | None = None
+        self._surveying: asyncio.Task[None] | None = None
         self._since_checkpoint = 0
         self._closed = False
 
@@ -87,7 +91,8 @@ class Database:
         try:
             await database._writer
             await database.add_schema(schema)
-            await database._reader
+            await database._surveyor
+            database._reader = database._connect_reader()
         except BaseException as error:
             await database.close()
             if isinstance(error, sqlite3.Error):
@@ -103,20 +108,38 @@ class Database:
             raise _explained(error, self.path) from error
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """Run the query on a snapshot of the last commit. Reads asked for meanwhile share one thread hop."""
+        """Run the query on a snapshot of the last commit, here and now: it is to be short."""
+        self._check_usable()
+        if self._reader is None:
+            raise Unavailable(f"{self.path} is not open yet")
+        try:
+            self._reader.execute("BEGIN")
+            try:
+                result = query(self._reader)
+            finally:
+                self._reader.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise _explained(error, self.path) from error
+        await asyncio.sleep(0)  # others get their turn
+        return result
+
+    async def survey(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """The same in a thread, for queries that read much: nobody in this process waits for them."""
         waiting = self._enqueue(self._queries, query)
-        if self._reading is None:
-            self._reading = asyncio.get_running_loop().create_task(self._read_queued())
+        if self._surveying is None:
+            self._surveying = asyncio.get_running_loop().create_task(self._survey_queued())
         result: T = await waiting.future
         return result
 
-    async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(self, change: Callable[[sqlite3.Connection], T], *, flush: bool = True) -> T:
         """Run the change in the next group commit; returns what it returned once that is durable.
 
+        Without `flush` it is safe from a crash of the process at once, and from a loss of power with the next flush of
+        anybody: for what can be told again, such as news of what is recorded. It never lasts without what came before.
         An exception raised by the change undoes this change only, and is raised here. OutcomeUnknown means
         that COMMIT itself failed: the change may or may not be there; look before repeating it.
         """
-        waiting = self._enqueue(self._changes, change)
+        waiting = self._enqueue(self._changes, change, flush=flush)
         if self._writing is None:
             self._writing = asyncio.get_running_loop().create_task(self._write_queued())
         result: T = await waiting.future
@@ -127,40 +150,50 @@ class Database:
         if self._closed:
             return
         self._closed = True
-        for task in (self._writing, self._reading):
+        for task in (self._writing, self._surveying):
             if task is not None:
                 await task
         with contextlib.suppress(sqlite3.Error):
-            await self._reader.finish(lambda: None)
+            await self._surveyor.finish(lambda: None)
+        if self._reader is not None:
+            self._reader.close()
         # the last connection's close is a checkpoint: it needs the lock
         with contextlib.suppress(sqlite3.Error, Unavailable):
             await self._writer.finish(lambda: self._lock.acquire(LOCK_TIMEOUT_SECONDS))
         self._lock.close()
 
-    def _enqueue(self, queue: deque[_Waiting], function: Callable[[sqlite3.Connection], Any]) -> _Waiting:
+    def _check_usable(self) -> None:
         if self._closed:
             raise Unavailable(f"{self.path} is closed in this process")
         if os.getpid() != self._process:
             raise Unavailable(f"{self.path} was opened before a fork", hint="open it in the child")
-        waiting = _Waiting(function, asyncio.get_running_loop().create_future())
+
+    def _enqueue(
+        self, queue: deque[_Waiting], function: Callable[[sqlite3.Connection], Any], *, flush: bool = True
+    ) -> _Waiting:
+        self._check_usable()
+        waiting = _Waiting(function, asyncio.get_running_loop().create_future(), flush)
         queue.append(waiting)
         return waiting
 
     async def _write_queued(self) -> None:
         try:
             while self._changes:
-                _settle(await self._writer.run(self._commit_queued))
+                if self._lock.try_acquire():  # nobody is at work on the file: no need for the thread
+                    _settle(self._commit_held())
+                else:
+                    _settle(await self._writer.run(self._commit_queued))
                 if self._since_checkpoint >= CHANGES_PER_CHECKPOINT:
                     await self._writer.run(self._checkpoint)
         finally:
             self._writing = None
 
-    async def _read_queued(self) -> None:
+    async def _survey_queued(self) -> None:
         try:
             while self._queries:
-                _settle(await self._reader.run(self._answer_queued))
+                _settle(await self._surveyor.run(self._answer_queued))
         finally:
-            self._reading = None
+            self._surveying = None
 
     # below: in the threads
 
@@ -198,6 +231,10 @@ class Database:
             self._lock.acquire(LOCK_TIMEOUT_SECONDS)
         except GavotteError as error:
             return [_Settled(waiting, None, error) for waiting in _take(self._changes)]
+        return self._commit_held()
+
+    def _commit_held(self) -> list[_Settled]:
+        """The same where the lock is won already."""
         try:
             return self._commit(self._writer.connection, _take(self._changes))
         finally:
@@ -206,8 +243,10 @@ class Database:
     def _commit(self, connection: sqlite3.Connection, batch: list[_Waiting]) -> list[_Settled]:
         if not batch:
             return []
-        before = connection.total_changes
+        before, flush = connection.total_changes, any(waiting.flush for waiting in batch)
         try:
+            if not flush:
+                connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("BEGIN IMMEDIATE")
             settled = [self._apply(connection, waiting) for waiting in batch]
             _commit_or_doubt(connection, self.path)
@@ -216,6 +255,9 @@ class Database:
                 connection.rollback()
             explained = _explained(error, self.path)
             return [_Settled(waiting, None, explained) for waiting in batch]
+        finally:
+            if not flush:
+                connection.execute("PRAGMA synchronous=FULL")
         self._since_checkpoint += connection.total_changes - before + 8
         return settled
 
@@ -254,7 +296,7 @@ class Database:
 
     def _answer_queued(self) -> list[_Settled]:
         """Answer all queries that wait, from one snapshot."""
-        connection = self._reader.connection
+        connection = self._surveyor.connection
         batch = _take(self._queries)
         try:
             connection.execute("BEGIN")
@@ -273,6 +315,7 @@ class _Waiting(NamedTuple):
 
     function: Callable[[sqlite3.Connection], Any]
     future: asyncio.Future[Any]
+    flush: bool
 
 
 class _Settled(NamedTuple):
@@ -361,7 +404,7 @@ def _take(queue: deque[_Waiting]) -> list[_Waiting]:
 
 
 def _settle(settled: list[_Settled]) -> None:
-    for (_, future), result, error in settled:
+    for (_, future, _), result, error in settled:
         if future.done():
             continue
         if error is None:

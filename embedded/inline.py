@@ -53,7 +53,11 @@ class InlineDatabase(Database):
         self._check_open()
         return query(self._store.connection)
 
-    async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+    async def survey(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        return await self.read(query)
+
+    async def write(self, change: Callable[[sqlite3.Connection], T], *, flush: bool = True) -> T:
+        del flush  # nothing of it outlives the simulation
         await asyncio.sleep(0)
         self._check_open()
         connection = self._store.connection

@@ -16,7 +16,7 @@ from contracts.errors import Corrupt, Unavailable
 from contracts.topology import Topology
 from embedded.file import Database
 from embedded.gathering import Gathering
-from state_store import audit, ordinary
+from state_store import audit, inbox, ordinary
 from state_store.bodies import Bodies
 from state_store.port import Claim, Commit, Committed, Encoded, Ends, Recorded
 from state_store.queries import SCHEMA, SQL
@@ -89,6 +89,9 @@ class SqliteStore(Store):
     async def _read(self, rules: Rules[T]) -> T:
         return await self._database.read(lambda conn: at_once(rules(SqliteTransaction(conn, self._clock))))
 
+    async def _survey(self, rules: Rules[T]) -> T:
+        return await self._database.survey(lambda conn: at_once(rules(SqliteTransaction(conn, self._clock))))
+
     async def _change(self, rules: Rules[T], tasks: Sequence[str], *, alone: bool, repeatable: bool) -> T:
         """Every transaction of the file is alone in it."""
         del tasks, alone, repeatable
@@ -151,6 +154,15 @@ class SqliteStore(Store):
         rest = [by_the_rules(call) for call, draft in zip(calls, drafts, strict=True) if draft is None]
         judged = iter(await asyncio.gather(*rest, return_exceptions=True))
         return [next(judged) if draft is None else next(written) for draft in drafts]
+
+    async def published(self, role: str, inbox_ids: Sequence[str]) -> None:
+        """Without a flush: what is lost with the power is published again."""
+        if inbox_ids:
+
+            def mark(conn: Connection) -> None:
+                at_once(inbox.published(SqliteTransaction(conn, self._clock), role, inbox_ids))
+
+            await self._pass("published", self._database.write(mark, flush=False))
 
     async def close(self) -> None:
         """Nothing is held here: the database is closed by who opened it."""
