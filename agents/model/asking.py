@@ -31,6 +31,8 @@ TRIES_MAX: Final = 3
 """Of one model in line; then the next one of the chain has its turn."""
 WAIT_SECONDS_MAX: Final = 20.0
 """A longer wait is not made in line: the delivery is tried again later, and others have its slot meanwhile."""
+LEVELS: Final = {"resting": logging.INFO, "unpriced": logging.ERROR}
+"""How loud a failure is told, where it is no warning."""
 REPAIRS_MAX: Final = 2
 """How often a model may mend an answer that could not be used."""
 ANSWER_QUOTED_BYTES_MAX: Final = 4500
@@ -106,7 +108,7 @@ class Asker:
             try:
                 return await self._tried(question, key, route, why)
             except Failure as failure:
-                level = logging.INFO if failure.kind == "resting" else logging.WARNING
+                level = LEVELS.get(failure.kind, logging.WARNING)
                 log.log(level, "%s: %s: %s: %s", question.role, route, failure.kind, failure)
                 failures.append((route, failure))
         raise nobody_answers(question, failures, without or set())

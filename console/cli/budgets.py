@@ -53,14 +53,14 @@ async def show(call: Call, task: TaskId, json: Json = False) -> None:
 
 
 def axes_of(row: TaskRow) -> dict[str, dict[str, float]]:
-    """Each cap with what is spent of it, held and left, in the units of the events."""
+    """Each cap with what is spent of it, held and left, in the units of the events.
+
+    Once the task has ended, no outcome is waited for: what calls still held is spent.
+    """
     found = {}
     for axis in AXES:
-        cap, used, held = (
-            getattr(row.state.budget, axis),
-            getattr(row.spent, axis),
-            getattr(row.spent, f"held_{axis}"),
-        )
+        cap, used = getattr(row.state.budget, axis), getattr(row.spent, axis)
+        held = 0 if row.state.ended else getattr(row.spent, f"held_{axis}")
         found[axis] = {"spent": used - held, "held": held, "left": max(0, cap - used), "cap": cap}
     return found
 
