@@ -95,6 +95,13 @@ def test_the_task_is_cut_and_never_left_out() -> None:
     assert made.count('kind="task"') == 1
 
 
+def test_what_may_not_be_left_out_shares_the_room_that_there_is() -> None:
+    needed = [Part(kind, f"{kind} " * 9000, least_bytes=4000) for kind in ("task", "plan", "diff")]
+    made = compose([*needed, Part("file", "y" * 9000, gives_way=1)], 3000)
+    assert all(made.count(f'kind="{part.kind}"') == 1 for part in needed)
+    assert "Left out for want of room: 1 x file." in made
+
+
 def test_a_large_text_is_cut_in_the_middle() -> None:
     assert cut("short", 10) == "short"
     made = cut("a" * 50 + "b" * 1000 + "c" * 50, 100)

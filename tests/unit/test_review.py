@@ -61,6 +61,7 @@ def finding(
         ("```\n@@ -3,4 +3,5 @@\n+    share, rest = divmod(cents, people)\n```", "money.py", 4),
         ("share, rest = divmod(cents, people)\n# the end", None, None),
         ("-- a rule", "docs/new page.md", 1),
+        ("# the end\n-- a rule", None, None),
         ("Shares add up.\\u202e", "docs/new page.md", 2),
         ("import telnetlib", "old.py", 7),
         ("+++ b/money.py", None, None),
