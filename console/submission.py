@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Author = Literal["model", "command", "patch"]
 TITLE_CHARACTERS_MAX = 200
 PATCH_BYTES_MAX = 16 * 1024 * 1024
+DESCRIPTION_BYTES_MAX = 256 * 1024
 TENANT = "default"
 
 
@@ -118,6 +119,11 @@ def check_wish(wish: Wish) -> None:
     if wish.patch is not None and len(wish.patch) > PATCH_BYTES_MAX:
         raise Usage(
             f"the patch has {len(wish.patch) >> 20} MiB, the cap is {PATCH_BYTES_MAX >> 20}", hint="split the task"
+        )
+    if (size := len(wish.description.encode("utf-8", "replace"))) > DESCRIPTION_BYTES_MAX:
+        raise Usage(
+            f"the description has {size >> 10} KiB, the cap is {DESCRIPTION_BYTES_MAX >> 10}",
+            hint="say what is to be done, and name the files where more of it stands",
         )
     shown = (*wish.command, wish.patch.decode("utf-8", "replace") if wish.patch else "")
     if any(holds_own(text) for text in shown):  # what is recorded is for good, and cannot be cut without being changed

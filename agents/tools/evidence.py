@@ -72,6 +72,8 @@ def evidence_of(report: TestReport, digest: str, report_digest: str) -> Evidence
     words += [f"{len(found)} {name}" for name, found in (("failed", report.failed), ("errors", report.errors)) if found]
     if report.timed_out:
         words.append("timed out")
+    elif report.stopped:
+        words.append(f"stopped: {report.stopped}")
     elif not report.report_found:
         words.append("no report")
     return Evidence(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -13,6 +15,7 @@ from agents.tools.reports import TestReport
 
 Author = Literal["model", "patch", "command"]
 EVALUABLE_EXITS = frozenset({0, 1, 5})  # pytest's: all passed, some failed, nothing collected
+CUT_SHORT_FROM = 126  # the shell's: not executable, not found, ended by a signal
 NAMED_MAX = 5
 
 
@@ -67,11 +70,13 @@ def could_not_evaluate(report: TestReport, when: str) -> list[Problem]:
         return [
             Problem(code="imports-fail", text=f"{when} an import was not found: {missing}", tests=report.uncollected)
         ]
+    if report.stopped:
+        return [Problem(code="stopped", text=f"{when} the tests were stopped: {report.stopped}")]
     if not report.report_found:
         return [Problem(code="no-report", text=f"{when} the tests left no report (exit code {report.exit_code})")]
     if report.uncollected:
         return [_about(report.uncollected, "not-collected", f"{when} files could not be collected")]
-    if report.exit_code not in EVALUABLE_EXITS:
+    if report.exit_code not in EVALUABLE_EXITS and not _failed_in_its_own_way(report):
         return [Problem(code="no-clean-end", text=f"{when} the tests ended with exit code {report.exit_code}")]
     if report.exit_code == 0 and (report.red or not report.ids):
         return [
@@ -84,6 +89,19 @@ def could_not_evaluate(report: TestReport, when: str) -> list[Problem]:
     if report.exit_code == 1 and not report.red:
         return [Problem(code="contradiction", text=f"{when} the exit code is 1 but no test failed in the report")]
     return []
+
+
+def _failed_in_its_own_way(report: TestReport) -> bool:
+    """Whether another program than pytest reported failures and then ended with a code of its own, as make does."""
+    return bool(report.red) and report.exit_code < CUT_SHORT_FROM and not is_pytest(report.command)
+
+
+def is_pytest(command: Sequence[str]) -> bool:
+    first = PurePosixPath(command[0]).name
+    if first in {"pytest", "py.test"}:
+        return True
+    modules = [word for option, word in itertools.pairwise(command) if option == "-m"]
+    return re.fullmatch(r"python[0-9.]*", first) is not None and modules[:1] == ["pytest"]
 
 
 def imports_fail(report: TestReport) -> bool:

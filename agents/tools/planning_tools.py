@@ -14,15 +14,23 @@ from agents.model.context import Part
 from agents.tools.evidence import evidence_of, keep_report, kept_report, run_project_tests
 from agents.tools.gates import grounded_scope
 from agents.tools.grounding import closest, ungrounded
-from agents.tools.judging import could_not_evaluate, imports_fail, prepare_line
+from agents.tools.judging import could_not_evaluate, imports_fail, is_pytest, prepare_line
 from agents.tools.reports import TestReport
+from agents.tools.testing import REPORT_VARIABLE
 from agents.tools.toolbox import Toolbox, tool, tool_with_runs
 from contracts.errors import Rejected
 from contracts.events import Body, Evidence, PlanStep, is_utf8
+from contracts.project import Project
 from contracts.prompts import Prompt
 
 FILES_LISTED_MAX = 400
 TAIL_CHARACTERS = 400
+TEST_COMMANDS = (
+    ("package.json", "npm test"),
+    ("Makefile", "make test"),
+    ("Cargo.toml", "cargo test"),
+    ("go.mod", "go test ./..."),
+)
 SOURCES_BYTES_MAX = 8 << 20
 SOURCES_SHOWN_BYTES_MAX = 2 << 20
 """Of a larger repository no file is shown to who plans, only names."""
@@ -101,7 +109,7 @@ class PlanningTools(Toolbox):
             test_command=project.settings.test_command,
         )
         if not project.settings.test_command:
-            hint = f'gavotte project add {shlex.quote(project.path)} --test "python -m pytest"'
+            hint = f"gavotte project add {shlex.quote(project.path)} --test {shlex.quote(likely_test(names))}"
             problem = f"{project.name} has no tests, so nothing could be shown to work"
             return found.model_copy(update={"problem": problem, "problem_code": "no_tests", "hint": hint})
         report = await run_project_tests(self.resources, project, commit)
@@ -111,13 +119,8 @@ class PlanningTools(Toolbox):
         unclear = could_not_evaluate(report, "at the base")
         if not unclear:
             return found
-        lacks_packages = imports_fail(report)
-        hint = (
-            prepare_line(project.path, report.missing_modules, names)
-            if lacks_packages
-            else f"gavotte project add {shlex.quote(project.path)} --test COMMAND"
-        )
-        said = "" if lacks_packages else report.output_tail.strip()[-TAIL_CHARACTERS:].partition("\n")[2]
+        hint = how_to_run(project, report, names)
+        said = "" if imports_fail(report) else report.output_tail.strip()[-TAIL_CHARACTERS:].partition("\n")[2]
         problem = f"the tests of {project.name} prove nothing: {unclear[0]}" + (f"\n{said}" if said else "")
         return found.model_copy(update={"problem": problem, "problem_code": "tests_do_not_run", "hint": hint})
 
@@ -193,3 +196,20 @@ class PlanningTools(Toolbox):
         if survey.evidence.failed and survey.evidence.report_digest:
             words.append((await self._report(survey)).output_tail)
         return "\n".join(words)
+
+
+def likely_test(names: Sequence[str]) -> str:
+    """A test command to try, by what lies at the top of the repository."""
+    return next((command for name, command in TEST_COMMANDS if name in names), "python -m pytest")
+
+
+def how_to_run(project: Project, report: TestReport, names: Sequence[str]) -> str:
+    """What the operator can do where tests prove nothing."""
+    add = f"gavotte project add {shlex.quote(project.path)}"
+    if imports_fail(report):
+        return prepare_line(project.path, report.missing_modules, names)
+    if report.timed_out:
+        return f"{add} --test-timeout-seconds {4 * project.settings.test_timeout_seconds}"
+    if not report.report_found and not is_pytest(report.command):
+        return f"a command that runs no pytest must write a JUnit report to ${REPORT_VARIABLE}: {add} --test COMMAND"
+    return f"{add} --test COMMAND"

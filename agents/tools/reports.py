@@ -28,7 +28,7 @@ class TestReport(BaseModel):
     """What one run of the tests showed. Ids are pytest's, sorted; `xfailed` and `skipped` are not passed.
 
     `report_found` is false where only an exit code is known (the command is no pytest, or the report was never written):
-    then all ids are empty, and an exit code of 0 proves nothing. `missing_modules` names imports that were not found.
+    then all ids are empty, and an exit code of 0 proves nothing. `stopped` says which limit ended it. `missing_modules` names imports that were not found.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -44,6 +44,7 @@ class TestReport(BaseModel):
     uncollected: tuple[str, ...] = ()
     missing_modules: tuple[str, ...] = ()
     timed_out: bool = False
+    stopped: str = ""
     report_found: bool = False
     duration_ms: int = 0
     output_tail: str = ""

@@ -119,7 +119,7 @@ def _locate(path: Path) -> tuple[Path, Path]:
             continue  # the folder above is meant
         if (top / "HEAD").is_file() and (top / "objects").is_dir() and (top / "refs").is_dir():
             raise Rejected(f"{top} is a bare repository", hint="give a clone with files: git clone <it> <folder>")
-    raise Rejected(f"{path} is not in a git repository", hint=f"make it one: git -C {path} init, then add and commit")
+    raise Rejected(f"{path} is not in a git repository", hint=f"make it one: git -C {folder} init, then add and commit")
 
 
 def _pointed_at(dot_git: Path) -> Path:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import configparser
 import fnmatch
-import itertools
 import os
-import re
 import secrets
 import sys
 import tomllib
@@ -14,7 +12,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from agents.tools.environment import Environment
-from agents.tools.judging import Problem, already_failing, compare, imports_fail, prepare_line, turned_green
+from agents.tools.judging import (
+    Problem,
+    already_failing,
+    compare,
+    imports_fail,
+    is_pytest,
+    prepare_line,
+    turned_green,
+)
 from agents.tools.reports import Cases, TestReport, UnreadableReport, missing_modules, read_junit
 from agents.tools.sandbox import DEFAULT_LIMITS, REPORT, Limits, Ran, Sandbox
 from contracts.errors import Refused
@@ -28,6 +34,7 @@ __all__ = [
     "counts_as_test",
     "detect_test_command",
     "imports_fail",
+    "is_pytest",
     "prepare_line",
     "rule_for_tests",
     "run_tests",
@@ -45,6 +52,7 @@ FORCED = (
     "cache_dir=.pytest_cache",
     "--continue-on-collection-errors",
 )
+REPORT_VARIABLE = "GAVOTTE_TEST_REPORT"
 DEVELOPERS_PLUGINS = ("asyncio", "timeout")
 NOT_SEARCHED = frozenset({"node_modules", "venv", "env", "build", "dist", "site-packages", "__pycache__"})
 TEST_FOLDERS = frozenset({"tests", "test"})
@@ -86,8 +94,8 @@ async def run_tests(
         tree=tree,
         environment=environment,
         limits=limits,
-        # for a command that starts pytest itself, such as make
-        env={} if is_pytest(command) else {"PYTEST_ADDOPTS": " ".join(options)},
+        # for a command that starts pytest itself, such as make, or another runner that knows JUnit's form
+        env={} if is_pytest(command) else {"PYTEST_ADDOPTS": " ".join(options), REPORT_VARIABLE: REPORT},
         report=f"{secrets.token_hex(8)}.xml",
     )
     return report_of(tuple(command), ran)
@@ -113,18 +121,11 @@ def report_of(command: tuple[str, ...], ran: Ran) -> TestReport:
         uncollected=tuple(sorted(cases.broken)),
         missing_modules=tuple(sorted(missing)),
         timed_out=ran.timed_out,
+        stopped=ran.stopped,
         report_found=found,
         duration_ms=ran.duration_ms,
         output_tail=tail.encode("utf-8", "replace")[-TAIL_BYTES:].decode("utf-8", "ignore"),
     )
-
-
-def is_pytest(command: Sequence[str]) -> bool:
-    first = PurePosixPath(command[0]).name
-    if first in {"pytest", "py.test"}:
-        return True
-    modules = [word for option, word in itertools.pairwise(command) if option == "-m"]
-    return re.fullmatch(r"python[0-9.]*", first) is not None and modules[:1] == ["pytest"]
 
 
 def without_our_plugins(environment: Environment) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from agents.tools.planning_tools import how_to_run, likely_test
 from agents.tools.reports import UnreadableReport, read_junit
 from agents.tools.sandbox import Limits, Sandbox, choose_sandbox, find_environment
 from agents.tools.testing import (
@@ -28,6 +29,7 @@ from agents.tools.testing import (
     with_report,
 )
 from contracts.errors import Refused
+from contracts.project import Project, ProjectSettings
 
 CODE = "def double(x):\n    return x + x\n"
 BUG = "def double(x):\n    return x\n"
@@ -146,6 +148,47 @@ async def test_conftest_that_hides_failures_is_found_by_the_original_tests(tmp_p
     problems = compare(before, after, author="patch", head_on_base_tests=judged)
     assert [problem.code for problem in problems] == ["original-tests-fail"]
     assert problems[0].tests == ("test_a.py::test_one",)
+
+
+async def test_another_runner_leaves_its_report_where_it_is_told(tmp_path: Path) -> None:
+    runner = """
+import os, pathlib
+bad = "<failure/>" if pathlib.Path("bad").exists() else ""
+case = '<testsuites><testsuite><testcase classname="math" name="adds">' + bad + '</testcase></testsuite></testsuites>'
+pathlib.Path(os.environ["GAVOTTE_TEST_REPORT"]).write_text(case)
+raise SystemExit(2 if bad else 0)
+"""
+    command = ("python", "check.py")
+    good = await run(write(tmp_path / "good", check_DOT_py=runner), command)
+    assert good.passed == ("math::adds",)
+    assert good.green
+    bad = await run(write(tmp_path / "bad", check_DOT_py=runner, bad=""), command)
+    assert bad.failed == ("math::adds",)
+    assert [problem.code for problem in compare(good, bad, author="command")] == ["not-green"]
+    assert [problem.code for problem in compare(good, bad, author="patch")][:1] == ["tests-broken"]
+    silent = await run(write(tmp_path / "silent", check_DOT_py=""), command)
+    assert "must write a JUnit report to $GAVOTTE_TEST_REPORT" in how_to_run(project(command), silent, ())
+
+
+async def test_a_flood_of_output_is_said(tmp_path: Path) -> None:
+    loud = await run(
+        write(tmp_path, test_a_DOT_py="import os\ndef test_a():\n    while True: os.write(1, b'x' * 65536)")
+    )
+    assert not loud.green
+    [problem] = compare(report("a"), loud, author="patch")
+    assert str(problem) == "after the change the tests were stopped: more than 16 MiB of output"
+
+
+def test_the_way_forward_fits_the_project() -> None:
+    assert likely_test(("package.json", "index.js")) == "npm test"
+    assert likely_test(("README.md",)) == "python -m pytest"
+    slow = TestReport(command=PYTEST, exit_code=137, timed_out=True)
+    assert how_to_run(project(PYTEST), slow, ()) == "gavotte project add /p --test-timeout-seconds 1200"
+
+
+def project(command: tuple[str, ...]) -> Project:
+    settings = ProjectSettings(test_command=command)
+    return Project(project_id="p", name="p", path="/p", settings=settings, digest=settings.digest, registered_at_us=1)
 
 
 async def test_time_out_and_missing_imports_have_a_reason(tmp_path: Path) -> None:
