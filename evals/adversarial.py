@@ -146,6 +146,8 @@ async def _one(
                 seen = await play(stage, case, payload, props)
             except GavotteError as error:  # refused before anything was done
                 seen = Seen(escapes=props.touched(), said=f"refused: {error}")
+            except Exception as error:  # noqa: BLE001  a case that breaks its harness must show, and end no other
+                seen = Seen(escapes=[*props.touched(), f"an error that nobody expected: {error!r}"])
     results[case.id] = judged(case, seen)
     told(results[case.id])
 

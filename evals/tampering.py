@@ -77,7 +77,9 @@ def _recomputed(file: sqlite3.Connection, task_id: str) -> None:
 
 def _edited(file: sqlite3.Connection, task_id: str) -> None:
     """An event changed."""
-    file.execute("UPDATE events SET value = value || x'00' WHERE task_id = ? AND sequence = 2", (task_id,))
+    file.execute(
+        "UPDATE events SET value = CAST(value || x'00' AS BLOB) WHERE task_id = ? AND sequence = 2", (task_id,)
+    )
 
 
 def _deleted(file: sqlite3.Connection, task_id: str) -> None:
