@@ -99,6 +99,11 @@ def test_what_holds_everywhere_may_stand_before_the_command_too(cli: Cli, repo: 
         (("submit", "--patch", "absent.diff"), 2, "absent.diff cannot be read: No such file"),
         (("submit", "do it", "--repo", "absent"), 2, "there is no folder absent"),
         (("submit",), 2, "say what is to be done"),
+        (
+            ("submit", "w " * (130 << 10), "--author", "command", "--command", "true"),
+            2,
+            "the description has 259 KiB, the cap is 256",
+        ),
         (("publish", "absent.json"), 2, "absent.json cannot be read"),
         (("contracts", "show", "TaskForgotten"), 3, "no event is called TaskForgotten"),
         (("tasks", "--config", "absent.toml"), 2, "there is no settings file"),
