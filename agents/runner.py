@@ -234,7 +234,10 @@ class Runner:
             except Retryable as error:
                 log.warning("the sweep waits for the store: %s", error)
             try:
-                await asyncio.wait_for(self._sweep_now.wait(), self.pace.sweep_seconds)
+                async with asyncio.timeout(
+                    self.pace.sweep_seconds
+                ):  # wait_for may swallow the cancellation that ends us
+                    await self._sweep_now.wait()
             except TimeoutError:
                 continue
 

@@ -229,12 +229,13 @@ class Inbox:
             c = await self._record_consumed(tx, head, c, request.consumed)
         except (Conflict, NotFound) as error:
             return await self._supersede(tx, d, c, error.message)
-        if _newly_killed(c, d):
+        over = head.state.ended and d.role in CORE_ROLES  # what ended is not parked: no lift would bring it back
+        if _newly_killed(c, d) and not over:
             reason = await leases.kill_reason(tx, c.killed_by or 0)
             await self._close(tx, d, c, "parked", reason=reason, reason_code="killed")
             return Committed("killed", detail=reason)
         states, refusal = judge(head, d, request.emitted)
-        if not refusal and head.state.ended and d.role in CORE_ROLES and request.status != "done":
+        if not refusal and over and request.status != "done":
             refusal = f"the task has ended: {head.state.step}"
         if refusal:
             return await self._supersede(tx, d, c, refusal)

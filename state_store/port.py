@@ -381,7 +381,8 @@ class StateStore(Protocol):
     async def next_waiting(self, role: str, task_id: str, *, besides: str = "") -> Recorded | None:
         """The earliest event of the task that waits for its turn or was reopened and could go on now, or None.
 
-        `besides` is the event at hand, which is not meant. Deadlines are left to the sweep.
+        `besides` is the operator's word at hand: neither that nor another word is meant, since words move nothing by
+        themselves. Deadlines are left to the sweep.
         """
         ...
 

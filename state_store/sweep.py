@@ -46,7 +46,8 @@ class Sweep:
     async def next_waiting(self, tx: Transaction, role: str, task_id: str, besides: str) -> Recorded | None:
         """The earliest event of the task that could go on now."""
         for row in await self._ready(tx, role, task_id):
-            if row.status == "started" or row.event_id != row.cause_id or row.event_id == besides:
+            meant = not besides or (row.event_id != besides and row.event_type not in HEARD_BY_ALL)
+            if row.status == "started" or row.event_id != row.cause_id or not meant:
                 continue
             event = await self.streams.event(tx, row.cause_id)
             if event is not None:

@@ -33,7 +33,8 @@ class Listener:
 
         async def wait(seconds: float) -> None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(news.wait(), seconds)
+                async with asyncio.timeout(seconds):  # wait_for may swallow a cancellation
+                    await news.wait()
 
         return wait
 

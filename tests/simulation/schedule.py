@@ -55,7 +55,7 @@ from tests.simulation.processes import Freezer, Gate, Handle
 from tests.simulation.roles import ROLES, Script, ScriptedTools, handle
 from tests.simulation.world import World
 
-HEALING_SECONDS_MAX: Final = 600.0
+HEALING_SECONDS_MAX: Final = 1200.0
 STEPS_MAX: Final = 300_000
 """Of the scheduler: a schedule that needs more goes in circles."""
 DAY_US: Final = 86_400_000_000

@@ -239,3 +239,23 @@ async def test_every_role_hears_of_a_lift_in_the_stream_of_the_system(world: Wor
         assert (claim.status, claim.basis) == ("free", 2)
         assert (await world.handle(role, lift)).status == "recorded"
         assert await swept(world, role, consumes) == []
+
+
+async def test_a_word_that_waits_is_nothing_that_goes_on_after_a_resume(world: World) -> None:
+    submission = await world.submit()
+    task_id = submission.envelope.task_id
+    (word,) = await world.store.append([world.said(submission, cancelling())])
+    await world.handle("planning", word, status="retry", due_us=world.clock())
+    assert await world.store.next_waiting("planning", task_id) == word
+    assert await world.store.next_waiting("planning", task_id, besides=submission.envelope.id) is None
+
+
+async def test_a_kill_leaves_nothing_open_in_a_task_that_ended(world: World) -> None:
+    submission = await world.submit()
+    task_id = submission.envelope.task_id
+    (word,) = await world.store.append([world.said(submission, cancelling())])
+    heard = await world.delivery("review", word)
+    await world.handle("planning", word, TaskCancelled(reason="not needed", requested_by="olga"))
+    await world.store.append([world.word(SYSTEM_TASK, KillRaised(scope="all", reason="stop", operator="olga"))])
+    assert (await world.store.commit(Commit(heard))).status == "recorded"
+    assert await world.store.inbox(task_id=task_id, statuses=("started", "waiting", "retry", "parked")) == []
