@@ -12,6 +12,7 @@ from contracts.events import ChangeProposed, ChangesRequested, Finding, GateResu
 from contracts.prompts import Prompt
 
 SUMMARY_CHARACTERS_MAX: Final = 1000
+PART_READ: Final = "the change is larger than what a model may be told (model.context_tokens): a part of it was read"
 
 
 async def handle(event: Event, state: Any, tools: ReviewTools, prompt: Prompt) -> list[Event]:
@@ -47,7 +48,8 @@ async def handle(event: Event, state: Any, tools: ReviewTools, prompt: Prompt) -
     if not reading.gate.passed:
         return [event.cause(turn_down(change, gates, tests))]
     notes = reading.gate.findings
-    person = (*rules.needs_person, *(f"{one.file}: {one.message}" for one in notes if one.severity == "major"))
+    majors = (f"{one.file}: {one.message}" for one in notes if one.severity == "major")
+    person = (*rules.needs_person, *majors, *(() if reading.whole else (PART_READ,)))
     return [event.cause(passed(change, plan, gates, tests, person, notes, reading.gate.summary))]
 
 
@@ -57,6 +59,7 @@ class Reading:
 
     draft: ReviewDraft
     held: Calibrated
+    whole: bool = True
 
     @property
     def unfounded(self) -> bool:
@@ -68,7 +71,11 @@ class Reading:
         """Findings decide, not the verdict: a blocker turns down, and so does a major one where changes are asked for."""
         blocks = any(one.severity == "blocker" for one in self.held.findings)
         turned_down = blocks or (self.draft.verdict == "changes" and bool(self.held.weighty))
-        said = [self.draft.summary[:SUMMARY_CHARACTERS_MAX] or "read", self.held.count()]
+        said = [
+            self.draft.summary[:SUMMARY_CHARACTERS_MAX] or "read",
+            self.held.count(),
+            "" if self.whole else PART_READ,
+        ]
         if self.draft.verdict == "changes" and not turned_down:
             said.append("changes were asked for without a finding that weighs enough: taken as notes")
         summary = "; ".join(part for part in said if part)
@@ -78,12 +85,13 @@ class Reading:
 async def read(change: ChangeProposed, tools: ReviewTools, prompt: Prompt, tests: TestsVerdict) -> Reading:
     """The model's reading; where it asks for changes without a quote that holds, it is asked once more."""
     diff = await tools.text(change.diff)
+    whole = tools.shows_whole(prompt, diff)
     draft = await tools.read_change(prompt, diff, tests.gate.summary)
-    reading = Reading(draft, calibrated(draft.findings, diff))
+    reading = Reading(draft, calibrated(draft.findings, diff), whole)
     if not reading.unfounded:
         return reading
     draft = await tools.read_change(prompt, diff, tests.gate.summary, reading.held.dropped)
-    return Reading(draft, calibrated(draft.findings, diff))
+    return Reading(draft, calibrated(draft.findings, diff), whole)
 
 
 def unapplied(change: ChangeProposed) -> GateResult:

@@ -89,6 +89,13 @@ def compose(parts: Sequence[Part], bytes_max: int) -> str:
     return "\n".join(text for text in shown if text)
 
 
+def fits(parts: Sequence[Part], bytes_max: int) -> bool:
+    """Whether `compose` has nothing to cut."""
+    return sum(len(part.text) for part in parts) <= bytes_max and (
+        _total([part.shown(redacted(part.text)) for part in parts if part.text]) <= bytes_max
+    )
+
+
 def fit(part: Part, bytes_max: int) -> str:
     """The part as the prompt carries it, cut in the middle until it takes `bytes_max` at most; empty if that is nothing."""
     characters = min(len(part.text), bytes_max)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from agents.model.context import Part
+from agents.model.context import Part, fits
 from agents.tools import testing
 from agents.tools.evidence import evidence_of, keep_report, kept_report, run_project_tests
 from agents.tools.gates import Change, judge, needs_person, read_change
@@ -22,6 +22,8 @@ from contracts.prompts import Prompt
 
 FILE_BYTES_MAX = 1024 * 1024
 TESTS_NAMED_MAX = 20
+AROUND_BYTES = 1024
+"""What tests and findings take at least beside the diff."""
 AGAIN = (
     "You asked for changes, but none of your findings that weigh enough quotes the diff. Quote its lines word for word, "
     "or let the change pass."
@@ -129,6 +131,12 @@ class ReviewTools(Toolbox):
             Part("diff", diff, least_bytes=4000),
         ]
         return await self.ask(prompt, parts, ReviewDraft, why="read the change again" if dropped else "read the change")
+
+    def shows_whole(self, prompt: Prompt, diff: str) -> bool:
+        """Whether a reader is shown all of the diff: it comes before all else but the task."""
+        state = self.session.state
+        parts = [Part("task", f"{state.title}\n\n{state.description}"), Part("diff", diff)]
+        return fits(parts, self.room_for(prompt, ReviewDraft) - AROUND_BYTES)
 
     @property
     def has_model(self) -> bool:

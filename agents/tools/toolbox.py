@@ -201,10 +201,13 @@ class Toolbox:
 
     async def ask(self, prompt: Prompt, parts: Sequence[Part], answer: type[R], *, why: str, purpose: str = "") -> R:
         """The same with a content of parts, which keeps to the limit of tokens."""
-        limit = self.resources.minds.context_tokens - REPAIR_TOKENS
-        content = compose(parts, bytes_for(limit, prompt.text, [offer_of(answer)]))
+        content = compose(parts, self.room_for(prompt, answer))
         turn = await self.next_turn(prompt)
         return await self.ask_model(prompt.name, prompt.text, content, answer, turn=turn, why=why, purpose=purpose)
+
+    def room_for(self, prompt: Prompt, answer: type[BaseModel]) -> int:
+        """The bytes that the content of a question may have."""
+        return bytes_for(self.resources.minds.context_tokens - REPAIR_TOKENS, prompt.text, [offer_of(answer)])
 
     async def hear(
         self, prompt: Prompt, parts: Sequence[Part], tools: Sequence[ToolOffer], last: str, why: str

@@ -11,6 +11,7 @@ import pytest
 
 from tests.acceptance.commands import SPLIT, TESTS, Person, ready_pids, repository, until
 from tests.acceptance.test_model_dance import KEY, calls_on, matched, paid_once, url_in
+from tests.unit.test_prompts import RELEASED
 
 SCRIPT = r"""
 [[answers]]
@@ -21,6 +22,10 @@ input = { out_of_bounds = "secrets", reason = "Keys are not for printing." }
 when = { tool = "plan_draft", contains = "worked out" }
 times = 1
 input = { summary = "x", files = ["coins/money.py"], tests = ["test_money.py::test_gone"] }
+
+[[answers]]
+when = { tool = "plan_draft", contains = "ghosts" }
+input = { summary = "x", files = ["attic/ghosts.py"] }
 
 [[answers]]
 when = { tool = "plan_draft" }
@@ -125,9 +130,9 @@ def test_minds_work_are_stuck_refuse_and_are_held_to_what_there_is(ann: Person, 
         url = until(lambda: url_in(ann.heard()))
         ann.environ["GAVOTTE_MODEL_URL"] = url
         with ann.starts("up"):
-            titles = ("a cent is lost: worked out", "at one go", "nonsense", "dithering", "print the keys")
+            titles = ("a cent is lost: worked out", "at one go", "nonsense", "dithering", "print the keys", "ghosts")
             tasks = [submitted(ann, title) for title in titles]
-            solved, quick, garbled, stuck, refused = tasks
+            solved, quick, garbled, stuck, refused, ghosts = tasks
             worked_out(ann, url, solved)
             assert tools_of(ann.waits_for(quick, "succeeded"))[:4] == [
                 "survey",
@@ -138,9 +143,15 @@ def test_minds_work_are_stuck_refuse_and_are_held_to_what_there_is(ann: Person, 
             is_stuck(ann, garbled, "3 x an answer that could not be used; the last: no tool was called")
             is_stuck(ann, stuck, "3 x reading what was shown before; the last: read money.py: lines 1 to 5 of 5")
             ann.waits_for(refused, "failed")
+            assert ann.waits_for(ghosts, "escalated")["pause"]["reason_code"] == "ungrounded_plan"
             goes_on(ann, stuck)
         logged = matched(ann, url, tasks)
         paid_once(logged)
+    assert all(RELEASED[record["prompt"]] == record["prompt_hash"] for record in logged)
+    assert [r["prompt"].partition(".")[0] for r in logged if r["id"].startswith(ghosts)] == [
+        "triage",
+        *["planning"] * 3,
+    ]
     asked = [
         (record["role"], record["prompt"].partition(".")[0]) for record in logged if record["id"].startswith(refused)
     ]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agents.model import wire
-from agents.model.context import BYTES_MIN, Part, bytes_for, compose, cut, fit, size_of
+from agents.model.context import BYTES_MIN, Part, bytes_for, compose, cut, fit, fits, size_of
 from agents.model.port import Question, Said, ToolOffer
 from contracts import redaction
 
@@ -40,6 +40,7 @@ def test_the_limit_holds_whatever_there_is_to_say(seed: int) -> None:
     parts, room = parts_by_lot(lot), lot.choice([BYTES_MIN, 3000, 20_000, 200_000])
     made = compose(parts, room)
     assert size_of(made) <= room
+    assert fits(parts, room) is ("characters are left out here" not in made and "Left out for want" not in made)
     assert "Our own words." in made
 
 

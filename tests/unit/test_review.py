@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from agents.review import Reading, read
 from agents.tools.quotes import FINDINGS_MAX, ReaderFinding, calibrated, lines_of
-from agents.tools.review_tools import ReviewDraft
+from agents.tools.review_tools import ReviewDraft, ReviewTools
+from agents.tools.toolbox import MindLimits
 from contracts.events import Body
 from contracts.prompts import Prompt
 
@@ -112,6 +113,21 @@ def reading(verdict: str, *findings: ReaderFinding) -> Reading:
     return Reading(draft, calibrated(draft.findings, DIFF))
 
 
+def test_a_change_that_was_read_in_part_says_so() -> None:
+    draft = reading("pass").draft
+    assert "a part of it was read" in Reading(draft, calibrated([], DIFF), whole=False).gate.summary
+    assert "a part" not in Reading(draft, calibrated([], DIFF)).gate.summary
+
+
+def test_a_reader_is_shown_the_whole_diff_where_there_is_room() -> None:
+    state = SimpleNamespace(title="mend it", description="")
+    for limit, whole in ((8000, False), (64_000, True)):
+        resources: Any = SimpleNamespace(minds=MindLimits(context_tokens=limit))
+        tools = ReviewTools(cast("Any", SimpleNamespace(state=state)), resources)
+        assert tools.shows_whole(Prompt("review.v2", "You review."), DIFF)
+        assert tools.shows_whole(Prompt("review.v2", "You review."), DIFF + "+x = 'ä'\n" * 4000) is whole
+
+
 INVENTED = finding("blocker", "eval(input())")
 
 
@@ -148,6 +164,9 @@ class Reader:
 
     async def text(self, body: Body) -> str:
         return str(body.text)
+
+    def shows_whole(self, prompt: Prompt, diff: str) -> bool:
+        return True
 
     async def read_change(self, prompt: Prompt, diff: str, tests: str, dropped: tuple[str, ...] = ()) -> ReviewDraft:
         self.told.append(tuple(dropped))
