@@ -13,11 +13,12 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from contracts import ids, redaction
 from contracts.authority import Keyring
@@ -288,6 +289,9 @@ def core_role(name: str, runtime: Runtime, given: Resources | None = None) -> Ro
             return Role(agent, deploy.handle, lambda session: DeployTools(session, resources))
 
 
+SEE_EXAMPLES: Final = "see examples/ for an agent in one file"
+
+
 def load_further(path: Path) -> ModuleType:
     """The module of a further agent: it has AGENT, EVENTS and `async handle(event, state, tools)`."""
     spec = importlib.util.spec_from_file_location(f"further_{path.stem}", path)
@@ -295,11 +299,21 @@ def load_further(path: Path) -> ModuleType:
         raise Usage(f"there is no agent file {path}", hint="give the path of a .py file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever an author's file may raise
+        raise Usage(f"{path} cannot be loaded: {_where(error, path)}", hint=SEE_EXAMPLES) from error
     missing = [name for name in ("AGENT", "EVENTS", "handle") if not hasattr(module, name)]
     if missing:
-        raise Usage(f"{path} lacks {', '.join(missing)}", hint="see examples/ for an agent in one file")
+        raise Usage(f"{path} lacks {', '.join(missing)}", hint=SEE_EXAMPLES)
     return module
+
+
+def _where(error: Exception, path: Path) -> str:
+    """The error with the line of the file at which it came up."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    place = f"line {lines[-1]}: " if lines and not isinstance(error, SyntaxError) else ""
+    return f"{place}{type(error).__name__}: {error}"
 
 
 async def further_role(path: Path, runtime: Runtime) -> Role:
@@ -314,7 +328,10 @@ async def further_role(path: Path, runtime: Runtime) -> Role:
     undeclared = set(agent.emits) - {cls.event_type() for cls in events}
     if undeclared:
         raise Usage(f"{path}: EVENTS has no class for {', '.join(sorted(undeclared))}")
-    schemas = {(cls.event_type(), cls.event_version()): avro_schema(register(cls)) for cls in events}
+    try:
+        schemas = {(cls.event_type(), cls.event_version()): avro_schema(register(cls)) for cls in events}
+    except TypeError as error:
+        raise Usage(f"{path}: an event's field has no Avro form: {error}") from error
     await runtime.store.register_agent(agent, schemas)
     await runtime.refresh()
     resources = resources_of(runtime)

@@ -23,11 +23,13 @@ class Seen:
     recorded: Recorded
     payload: Any
     state: TaskState
+    plain: dict[str, Any] | None = None
+    """Its fields where there is no class for them: a further agent's event."""
 
     def line(self, me: str = "") -> Line:
         """The event in words; `me` is the operator who reads it."""
         envelope = self.recorded.envelope
-        return line_of(envelope.type, envelope.role, self.payload, me=me)
+        return line_of(envelope.type, envelope.role, self.payload or self.plain, me=me)
 
 
 def decoded(runtime: Runtime, recorded: Recorded) -> Any:
@@ -38,6 +40,17 @@ def decoded(runtime: Runtime, recorded: Recorded) -> Any:
     if latest is None or recorded.envelope.version > latest:
         return None
     return runtime.codec.decode(recorded.envelope, recorded.value).payload
+
+
+def plain(runtime: Runtime, recorded: Recorded) -> dict[str, Any] | None:
+    """The fields of a stored event by its own schema alone; None where that is not known here."""
+    from contracts.errors import Skew
+
+    try:
+        fields: dict[str, Any] = runtime.codec.decode_plain(recorded.value)[2]
+    except Skew:
+        return None
+    return fields
 
 
 def seen_of(runtime: Runtime, stream: list[Recorded], state: TaskState) -> list[Seen]:
@@ -52,7 +65,7 @@ def seen_of(runtime: Runtime, stream: list[Recorded], state: TaskState) -> list[
             state = evolve(state, Event(recorded.envelope, payload), recorded.sequence)
         else:
             state = state.model_copy(update={"sequence": recorded.sequence})
-        found.append(Seen(recorded, payload, state))
+        found.append(Seen(recorded, payload, state, plain(runtime, recorded) if payload is None else None))
     return found
 
 

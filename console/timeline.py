@@ -28,11 +28,11 @@ class Line:
 
 
 def line_of(type_: str, role: str, payload: Any, *, me: str = "") -> Line:
-    """The line of an event; `payload` is None where this build does not know the type (a further agent's)."""
+    """The line of an event; `payload` is a dict where this build has no class for it (a further agent's), or None."""
     who = _person(payload, me) if role in {"operator", "client"} else clipped(role, 40)
     words = WORDS.get(type_)
-    if words is None or payload is None:
-        return Line(who, clipped(type_, 60))
+    if words is None or payload is None or isinstance(payload, dict):
+        return Line(who, clipped(type_, 60), clipped(_fields(payload or {}), DETAIL_CHARACTERS_MAX))
     detail, *below = words(payload)
     return Line(
         who,
@@ -40,6 +40,16 @@ def line_of(type_: str, role: str, payload: Any, *, me: str = "") -> Line:
         clipped(detail, DETAIL_CHARACTERS_MAX),
         tuple(clipped(text, DETAIL_CHARACTERS_MAX) for text in below),
     )
+
+
+def _fields(payload: dict[str, Any]) -> str:
+    """The fields of an event that nobody here has words for; lists are counted, what is empty is left out."""
+    shown = [
+        f"{name} {len(value) if isinstance(value, list | dict) else value}"
+        for name, value in payload.items()
+        if value not in ("", None)
+    ]
+    return ", ".join(shown)
 
 
 def tests(evidence: Evidence | None) -> str:

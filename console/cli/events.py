@@ -88,14 +88,15 @@ def put_events(runtime: Runtime, stream: list[Recorded], *, json: bool, tasks: b
         for recorded in stream:
             put(to_json(event_fields(runtime, recorded)))
         return
-    from console.following import decoded
+    from console.following import decoded, plain
     from console.timeline import line_of
 
     me = runtime.settings.operator_name
     rows = []
     for recorded in stream:
         envelope = recorded.envelope
-        line = line_of(envelope.type, envelope.role, decoded(runtime, recorded), me=me)
+        payload = decoded(runtime, recorded) or plain(runtime, recorded)
+        line = line_of(envelope.type, envelope.role, payload, me=me)
         cause = short_id(envelope.causation_id) if envelope.causation_id else ""
         task = [short_id(envelope.task_id)] if tasks else []
         row = (*task, str(recorded.sequence), moment(envelope.time_us), short_id(envelope.id), cause)

@@ -6,9 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from agents.tools.reading_tools import FileOf, FileText
 from agents.wiring import load_further
+from console.timeline import line_of
 from contracts.envelope import root
+from contracts.errors import Usage
 from contracts.events import Body, ChangeProposed, FileChange
 from contracts.topology import Topology
 
@@ -39,3 +43,26 @@ async def test_the_fifth_agent_annotates_a_change() -> None:
     assert said.envelope.causation_id == event.id
     assert said.payload.files == ("a.py", "vendor/b.py")
     assert said.payload.copyleft == ("vendor/b.py",)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = 1\nimport no_such_thing\n", "line 2: ModuleNotFoundError: No module named 'no_such_thing'"),
+        ("def handle(:\n", "SyntaxError: "),
+        ("AGENT = 1\n", "lacks EVENTS, handle"),
+    ],
+)
+def test_what_is_off_with_an_agents_file_is_said(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(Usage) as caught:
+        load_further(path)
+    assert str(path) in caught.value.message
+    assert said in caught.value.message
+
+
+def test_a_further_agents_event_is_shown_by_its_fields() -> None:
+    fields = {"head_commit": "c0ffee", "files": ["a.py", "b.py"], "note": "", "seen": None, "copyleft": []}
+    assert line_of("LicencesScanned", "licences", fields).detail == "head_commit c0ffee, files 2, copyleft 0"
+    assert line_of("LicencesScanned", "licences", None).detail == ""
