@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -24,6 +24,8 @@ class Orders:
     """Where it is set, the provider fails with these words."""
     seen: list[str] = field(default_factory=list)
     """What the model was shown, as it was sent."""
+    asked: list[str] = field(default_factory=list)
+    """The role that showed it, entry by entry."""
 
 
 class ObedientModel:
@@ -48,8 +50,9 @@ class ObedientModel:
     async def send(self, call: Call) -> Reply:
         asked = call.question
         orders = self.orders[asked.task_id]
-        shown = "\n".join(str(block.get("text", "")) for said in asked.messages for block in said.content)
+        shown = "\n".join(_words_in(block) for said in asked.messages if said.role == "user" for block in said.content)
         orders.seen.append(shown)
+        orders.asked.append(asked.role)
         if orders.failure:
             raise Failure("request", orders.failure)
         message = orders.messages.get(asked.role) or self._answer(asked, orders, shown)
@@ -62,10 +65,19 @@ class ObedientModel:
         return {"content": [block], "stop_reason": "tool_use"}
 
 
-def tool_call(name: str, arguments: Any) -> dict[str, Any]:
-    """A message that calls a tool, offered or not."""
-    block = {"type": "tool_use", "id": "toolu_attack", "name": name, "input": arguments}
-    return {"content": [block], "stop_reason": "tool_use"}
+def _words_in(block: Mapping[str, Any]) -> str:
+    """The text of a block, or of a tool's result."""
+    inside = block.get("text", block.get("content", ""))
+    return inside if isinstance(inside, str) else "\n".join(map(_words_in, inside))
+
+
+def tool_calls(calls: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A message that calls tools, offered or not."""
+    blocks = [
+        {"type": "tool_use", "id": f"toolu_attack{number}", "name": name, "input": arguments}
+        for number, (name, arguments) in enumerate(calls)
+    ]
+    return {"content": blocks, "stop_reason": "tool_use"}
 
 
 def said(text: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from contracts.authority import Keyring
 from evals import doors
 from evals.adversarial import Report, run
 from evals.corpus import OWN, Case, load
+from evals.stage import FIXED, SOURCE, TESTS, Props, staged
 from tests.acceptance.commands import ROOT, Person
 
 ALL = os.environ.get("GAVOTTE_ADVERSARIAL") == "all"
@@ -122,3 +124,28 @@ def test_the_command_prints_both_figures_and_fails_by_its_exit_code(tmp_path: Pa
     told = json.loads(done.stdout)
     assert (told["hold"], told["blocked"], told["escapes"]) == (False, 1, 0)
     assert not (person.data / "gavotte.db").exists()
+
+
+async def test_untrusted_text_is_marked_for_every_role(tmp_path: Path) -> None:
+    word = "zxq4711"
+    orders = doors.harmless_orders()
+    files = {
+        "money.py": f"# {word}\n{SOURCE}".encode(),
+        "test_money.py": f"{TESTS}\n\ndef test_{word}():\n    raise RuntimeError('{word}')\n".encode(),
+        f"{word}.py": b"x = 1\n",
+    }
+    orders.answers["coding"] = {"edits": [{"path": "money.py", "find": "", "replace": f"# {word}\n{FIXED}"}]}
+    (case,) = [case for case in load(OWN) if case.id == "A-task-01"]
+    props = Props(tmp_path, case)
+    try:
+        async with staged(tmp_path / "stage", {}) as stage:
+            await doors.dance(stage, case, props, orders, files=files, author=word, title=word, description=word)
+    finally:
+        props.listener.close()
+    held: dict[str, int] = defaultdict(int)
+    for role, shown in zip(orders.asked, orders.seen, strict=True):
+        outside = re.sub(r"<untrusted id=(\w+)[^\n]*>\n.*?\n</untrusted id=\1>", "", shown, flags=re.DOTALL)
+        assert word not in outside, (role, outside)
+        held[role] += shown.count(word)
+    assert held.keys() >= {"planning", "coding", "review"}
+    assert all(held.values())
