@@ -44,16 +44,22 @@ async def _figures(runtime: Any, tasks: int) -> dict[str, float]:
     figures = await _rate("append", append)
     await _finish(runtime, ready)
 
-    async def read(look: Callable[[Any], object]) -> int:
+    async def envelopes() -> int:
+        count = position = 0
+        while found := await store.envelopes(position, 1000):
+            position, count = found[-1][0], count + sum(bool(envelope.type) for _, envelope in found)
+        return count
+
+    async def decoded() -> int:
         count = position = 0
         while found := await store.tail(position, 1000):
             position, count = found[-1].position, count + len(found)
             for event in found:
-                look(event)
+                runtime.codec.decode(event.envelope, event.value)
         return count
 
-    figures |= await _rate("envelopes", lambda: read(lambda event: event.envelope.type))
-    figures |= await _rate("decoded", lambda: read(lambda event: runtime.codec.decode(event.envelope, event.value)))
+    figures |= await _rate("envelopes", envelopes)
+    figures |= await _rate("decoded", decoded)
 
     async def rebuild() -> int:
         await store.rebuild_views()

@@ -7,6 +7,7 @@ are annotations (a further agent's): they stand in the stream and move nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -232,24 +233,46 @@ def moves(type_: str) -> bool:
 
 def evolve(state: TaskState, event: Event, sequence: int) -> TaskState:
     """The state after the event; raises Illegal where `TRANSITIONS` does not allow it."""
+    return state.model_copy(update=changes(state, event, sequence))
+
+
+def changes(state: TaskState, event: Event, sequence: int) -> dict[str, Any]:
+    """What the event changes in the state, field by field; raises Illegal likewise."""
     step = next_step(state, event.type)
     if step is None:
         standing = f"{state.step} ({state.pause.kind})" if state.pause else state.step
         raise Illegal(f"{event.type} is not legal for task {state.task_id} in step {standing}")
-    changes: dict[str, Any] = {"sequence": sequence, "step": step}
+    changed: dict[str, Any] = {"sequence": sequence, "step": step}
     applier = _APPLY.get(event.type)
     if applier is not None:
-        changes.update(applier(state, event))
+        changed.update(applier(state, event))
     if step in ENDED:
-        changes["pause"] = None
+        changed["pause"] = None
         if state.step not in ENDED:
-            changes["ended_at_us"] = event.envelope.time_us
+            changed["ended_at_us"] = event.envelope.time_us
     if step != state.step:
-        changes["step_sequence"] = sequence
-    if step != state.step or changes.get("pause", state.pause) != state.pause:
-        changes["since_us"] = event.envelope.time_us
-        changes["since_sequence"] = sequence
-    return state.model_copy(update=changes)
+        changed["step_sequence"] = sequence
+    if step != state.step or changed.get("pause", state.pause) != state.pause:
+        changed["since_us"] = event.envelope.time_us
+        changed["since_sequence"] = sequence
+    return changed
+
+
+class Fold:
+    """A fold over many events, for which no state is made but the last."""
+
+    def __init__(self, task_id: str) -> None:
+        self._start = TaskState(task_id=task_id)
+        self._now: Any = SimpleNamespace(**vars(self._start))
+
+    def add(self, event: Event | None, sequence: int) -> None:
+        """The next event, None for one that only annotates. Raises Illegal."""
+        now = vars(self._now)
+        now |= {"sequence": sequence} if event is None else changes(self._now, event, sequence)
+
+    def state(self) -> TaskState:
+        """The state after all of them."""
+        return self._start.model_copy(update=vars(self._now))
 
 
 def fold(task_id: str, events: Iterable[tuple[int, Event | None]], start: TaskState | None = None) -> TaskState:

@@ -336,6 +336,10 @@ class StateStore(Protocol):
         """Events of all tasks after a global position, in order; none is ever skipped."""
         ...
 
+    async def envelopes(self, after_position: int, limit: int = 500) -> list[tuple[int, Envelope]]:
+        """The same by position and envelope, for readers who need no payload: it is not even read."""
+        ...
+
     async def news(self, after_position: int, *, timeout_seconds: float = 5.0) -> int:
         """Where the log ends, as soon as that is behind a position, or when the time is over: for live views."""
         ...

@@ -38,6 +38,12 @@ SELECT event_id, type, version, task_id, correlation_id, causation_id, time_us, 
        tenant, trust, value, sequence, position, recorded_at_us, prev_hash, hash
 FROM events WHERE position > ? ORDER BY position LIMIT ?
 
+-- name: envelopes
+-- The same without what only payloads and proofs need.
+SELECT position, event_id, type, version, task_id, correlation_id, causation_id, time_us, source, traceparent,
+       tracestate, tenant, trust
+FROM events WHERE position > ? ORDER BY position LIMIT ?
+
 -- name: head
 -- The end of a stream, and the view if it is there.
 SELECT e.sequence, e.hash, t.sequence, t.fold_version, t.state
@@ -77,9 +83,11 @@ DELETE FROM tasks WHERE fold_version <= ? AND task_id > ?
 -- Tasks in the order of their ids, a page at a time.
 SELECT DISTINCT task_id FROM events WHERE task_id > ? ORDER BY task_id LIMIT ?
 
--- name: last_recorded
--- When the last event of a task was recorded.
-SELECT recorded_at_us FROM events WHERE task_id = ? AND sequence = ?
+-- name: streams_between
+-- The events of all tasks in a range of ids, each stream in order.
+SELECT event_id, type, version, task_id, correlation_id, causation_id, time_us, source, traceparent, tracestate,
+       tenant, trust, value, sequence, position, recorded_at_us, prev_hash, hash
+FROM events WHERE task_id > ? AND task_id <= ? ORDER BY task_id, sequence
 
 -- name: task_rows
 -- Tasks for people, newest first, with their unfinished deliveries counted.

@@ -148,6 +148,9 @@ class Store(ABC):
     async def tail(self, after_position: int, limit: int = 500) -> list[Recorded]:
         return await self._read(lambda tx: self._streams.tail(tx, after_position, limit))
 
+    async def envelopes(self, after_position: int, limit: int = 500) -> list[tuple[int, Envelope]]:
+        return await self._read(lambda tx: self._streams.envelopes(tx, after_position, limit))
+
     async def news(self, after_position: int, *, timeout_seconds: float = 5.0) -> int:
         loop = asyncio.get_running_loop()
         deadline, looks = loop.time() + timeout_seconds, 0

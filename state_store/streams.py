@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from contracts.codec import Codec
-from contracts.envelope import Event
+from contracts.envelope import Envelope, Event
 from contracts.errors import Conflict, Corrupt, GavotteError
 from contracts.ids import SYSTEM_TASK
 from state_store.audit import GENESIS, chained_hash, recorded
-from state_store.fold import FOLD_VERSION, TaskState, evolve, moves
+from state_store.fold import FOLD_VERSION, Fold, TaskState, evolve, moves
 from state_store.port import Encoded, Recorded
 from state_store.transaction import Clash, Transaction
 
@@ -49,6 +50,11 @@ class Streams:
         """Events of all tasks behind a position."""
         return [recorded(row) for row in await tx.rows("tail", (after_position, limit))]
 
+    async def envelopes(self, tx: Transaction, after_position: int, limit: int) -> list[tuple[int, Envelope]]:
+        """The same without payloads, by their positions."""
+        rows = await tx.rows("envelopes", (after_position, limit))
+        return [(row[0], Envelope._make(row[1:])) for row in rows]
+
     async def head(self, tx: Transaction, task_id: str) -> Head:
         """The end of the stream with the state there; sequence 0 for a task that is not there."""
         row = await tx.row("head", (task_id,))
@@ -73,21 +79,34 @@ class Streams:
 
     async def state_at(self, tx: Transaction, task_id: str, sequence: int) -> TaskState:
         """The state after the event of this sequence, folded from the first; raises Corrupt where it does not fold."""
-        state = TaskState(task_id=task_id)
         if task_id == SYSTEM_TASK:
-            return state.model_copy(update={"sequence": sequence})
+            return TaskState(task_id=task_id, sequence=sequence)
+        fold = Fold(task_id)
         for event in await self.read(tx, task_id, sequence):
-            state = self._after(state, event)
-        return state
+            self._fold(fold, event)
+        return fold.state()
 
-    def _after(self, state: TaskState, event: Recorded) -> TaskState:
-        if not moves(event.envelope.type):
-            return state.model_copy(update={"sequence": event.sequence})
+    async def heads(self, tx: Transaction, after: str, upto: str) -> list[tuple[Head, int]]:
+        """The ends of the streams of all tasks in this range of ids, folded, and when their last events were recorded."""
+        found = []
+        rows = await tx.rows("streams_between", (after, upto))
+        for task_id, stream in groupby(map(recorded, rows), key=lambda event: event.envelope.task_id):
+            if task_id == SYSTEM_TASK:
+                continue
+            fold = Fold(task_id)
+            for event in stream:
+                self._fold(fold, event)
+            found.append((Head(task_id, event.sequence, event.hash, fold.state()), event.recorded_at_us))
+        return found
+
+    def _fold(self, fold: Fold, event: Recorded) -> None:
+        envelope = event.envelope
         try:
-            return evolve(state, self.codec.decode(event.envelope, event.value), event.sequence)
+            moving = self.codec.decode(envelope, event.value) if moves(envelope.type) else None
+            fold.add(moving, event.sequence)
         except GavotteError as error:
             raise Corrupt(
-                f"event {event.sequence} of task {state.task_id} does not fold: {error.message}",
+                f"event {event.sequence} of task {envelope.task_id} does not fold: {error.message}",
                 hint="gavotte audit verify",
             ) from error
 

@@ -54,12 +54,9 @@ async def rebuild_after(tx: Transaction, streams: Streams, after: str, limit: in
         await tx.run("views_drop", (FOLD_VERSION, after, found[-1]))
     else:
         await tx.run("views_drop_after", (FOLD_VERSION, after))
-    for task_id in found:
-        if task_id == SYSTEM_TASK:
-            continue
-        head = await streams.head(tx, task_id)
-        (last_us,) = await tx.one("last_recorded", (task_id, head.sequence))
-        await save(tx, head, last_us)
+    if found:
+        heads = await streams.heads(tx, after, found[-1])
+        await tx.each("view_insert", [view_row(head, last_us) for head, last_us in heads])
     return found
 
 

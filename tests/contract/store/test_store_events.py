@@ -45,6 +45,9 @@ async def test_tail_skips_nothing_and_pages(world: World) -> None:
     assert [event.position for event in everything] == [1, 2, 3, 4, 5]
     assert everything == first + second
     assert await world.store.tail(2, limit=2) == everything[2:4]
+    envelopes = [(event.position, event.envelope) for event in everything]
+    assert await world.store.envelopes(0) == envelopes
+    assert await world.store.envelopes(2, limit=2) == envelopes[2:4]
 
 
 async def test_one_event_by_its_id(world: World) -> None:
