@@ -25,7 +25,7 @@ from bench.environments import python_of
 from bench.job import HOPS, first_event
 from bench.kafka_agents import Costs
 from bench.machine import latencies, resident_megabytes
-from bench.reference_aiokafka import INSERT, TABLE, TOPICS, row
+from bench.reference_aiokafka import PUT, TABLE, TOPICS, row
 from bench.servers import Servers
 from bus.partitions import PARTITIONS
 
@@ -96,17 +96,17 @@ async def _topics(broker: str, prefix: str) -> AsyncIterator[None]:
 class Sender:
     """Records a submission, sends it, and waits for the ends."""
 
-    def __init__(self, producer: Any, consumer: Any, insert: Any, prefix: str, encode: Encode) -> None:
-        self.producer, self.consumer, self.insert = producer, consumer, insert
+    def __init__(self, producer: Any, consumer: Any, connection: Any, prefix: str, encode: Encode) -> None:
+        self.producer, self.consumer, self.connection = producer, consumer, connection
         self.prefix, self.encode = prefix, encode
 
     async def submit(self, events: list[dict[str, Any]]) -> None:
         values = [self.encode(event) for event in events]
         rows = [row(event, value) for event, value in zip(events, values, strict=True)]
-        await self.insert.fetch(*zip(*rows, strict=True))
+        await self.connection.executemany(PUT, rows)
         topic = self.prefix + HOPS[0]
         sent = [
-            await self.producer.send(topic, value, key=row[1].encode()) for row, value in zip(rows, values, strict=True)
+            await self.producer.send(topic, value, key=row[0].encode()) for row, value in zip(rows, values, strict=True)
         ]
         await asyncio.gather(*sent)
 
@@ -143,7 +143,7 @@ async def _sender(broker: str, prefix: str, database: str, encode: Encode) -> As
         await connection.execute(TABLE)
         await producer.start()
         await consumer.start()
-        yield Sender(producer, consumer, await connection.prepare(INSERT), prefix, encode)
+        yield Sender(producer, consumer, connection, prefix, encode)
     finally:
         await consumer.stop()
         await producer.stop()

@@ -55,7 +55,9 @@ class Happened(BaseModel):
 async def main(hop: str, address: str, prefix: str, database: str) -> None:
     broker: Any = KafkaBroker(address, acks="all", linger_ms=0, logger=None)
     connection = await asyncpg.connect(database)
-    insert = await connection.prepare("INSERT INTO rows VALUES ($1, $2, $3, $4)")
+    put = await connection.prepare(
+        "INSERT INTO rows VALUES ($1, $2, $3) ON CONFLICT (task_id, type) DO UPDATE SET value = excluded.value"
+    )
     topic = prefix + TOPICS[TOPICS.index(hop) + 1]
 
     @broker.subscriber(  # type: ignore[untyped-decorator]  # it has no types here
@@ -66,7 +68,7 @@ async def main(hop: str, address: str, prefix: str, database: str) -> None:
         news = {"event_id": str(uuid.uuid4()), "causation_id": event.event_id}
         said = {"event_type": f"{hop}.done", "time_us": time.time_ns() // 1000}
         made = event.model_copy(update=news | said)
-        await insert.fetch(made.event_id, made.task_id, made.event_type, made.model_dump_json().encode())
+        await put.fetch(made.task_id, made.event_type, made.model_dump_json().encode())
         return made
 
     await broker.start()

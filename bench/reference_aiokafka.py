@@ -2,9 +2,9 @@
 
     python reference_aiokafka.py HOP BROKER PREFIX DATABASE      one of the four, started by `kafka_crowd.py`
 
-Each takes what is there, decodes and encodes it, sends the outputs, writes their rows in one statement and one commit,
-waits for all of it, and commits its offsets once for all. No inbox: what comes twice is done twice; no order between
-topics, no fold, no hash chain, no views, no leases, no journal, no trace.
+Each takes what is there, decodes and encodes it, writes the rows of the outputs in one transaction, sends them, waits
+until the broker has them, and commits its offsets once for all. What comes twice is told twice, and is one row. No inbox,
+no order over topics, no fold, no hash chain, no views, no leases, no journal, no trace.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.job import AVRO, HOPS, next_event  # the folder is no package
 
 TOPICS = (*HOPS, "done")
-TABLE = "CREATE TABLE rows (event_id uuid PRIMARY KEY, task_id text NOT NULL, type text NOT NULL, value bytea NOT NULL)"
-INSERT = "INSERT INTO rows SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[])"
+TABLE = "CREATE TABLE rows (task_id text, type text, value bytea NOT NULL, PRIMARY KEY (task_id, type))"
+PUT = "INSERT INTO rows VALUES ($1, $2, $3) ON CONFLICT (task_id, type) DO UPDATE SET value = excluded.value"
 BATCH = 500
 SCHEMA = fastavro.parse_schema(AVRO)
 
-Row = tuple[str, str, str, bytes]
+Row = tuple[str, str, bytes]
 
 
 def encoded(event: dict[str, Any]) -> bytes:
@@ -45,7 +45,7 @@ def decoded(value: bytes) -> dict[str, Any]:
 
 
 def row(event: dict[str, Any], value: bytes) -> Row:
-    return event["event_id"], event["task_id"], event["event_type"], value
+    return event["task_id"], event["event_type"], value
 
 
 async def main(hop: str, broker: str, prefix: str, database: str) -> None:
@@ -59,7 +59,6 @@ async def main(hop: str, broker: str, prefix: str, database: str) -> None:
         max_poll_records=BATCH,
     )
     connection = await asyncpg.connect(database)
-    insert = await connection.prepare(INSERT)
     await producer.start()
     await consumer.start()
     topic = prefix + TOPICS[TOPICS.index(hop) + 1]
@@ -68,14 +67,10 @@ async def main(hop: str, broker: str, prefix: str, database: str) -> None:
         polled = await consumer.getmany(timeout_ms=1000, max_records=BATCH)
         if not polled:
             continue
-        rows, sent = [], []
-        for records in polled.values():
-            for record in records:
-                event = next_event(decoded(record.value), hop)
-                value = encoded(event)
-                sent.append(await producer.send(topic, value, key=record.key))
-                rows.append(row(event, value))
-        await insert.fetch(*zip(*rows, strict=True))
+        events = [next_event(decoded(record.value), hop) for records in polled.values() for record in records]
+        rows = [row(event, encoded(event)) for event in events]
+        await connection.executemany(PUT, rows)
+        sent = [await producer.send(topic, value, key=task_id.encode()) for task_id, _, value in rows]
         await asyncio.gather(*sent)
         await consumer.commit({place: records[-1].offset + 1 for place, records in polled.items()})
 

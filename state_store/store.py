@@ -137,6 +137,9 @@ class Store(ABC):
             repeatable=True,
         )
 
+    async def _published(self, role: str, inbox_ids: Sequence[str]) -> None:
+        await self._change(lambda tx: inbox.published(tx, role, inbox_ids), (), alone=False, repeatable=True)
+
     # -- events ------------------------------------------------------------------------------------------------------
 
     async def append(self, events: Sequence[Encoded], *, expected_sequence: int | None = None) -> list[Recorded]:
@@ -199,7 +202,7 @@ class Store(ABC):
 
     async def published(self, role: str, inbox_ids: Sequence[str]) -> None:
         if inbox_ids:
-            await self._write("published", lambda tx: inbox.published(tx, role, inbox_ids))
+            await self._pass("published", self._published(role, inbox_ids))
 
     async def sweep(self, role: str, consumes: Sequence[str], *, older_than_seconds: float = 30.0) -> list[Due]:
         found = await self._survey(lambda tx: self._sweep.look(tx, role, consumes, older_than_seconds))

@@ -172,8 +172,12 @@ class Publisher:
             return
         topic, part = place
         try:
-            confirmed = producer.send_batch(builder, self._cluster.named(topic), partition=part)
-            await within(self._cluster.patience.request, await within(self._cluster.patience.request, confirmed))
+            async with asyncio.timeout(self._cluster.patience.request):
+                await (await producer.send_batch(builder, self._cluster.named(topic), partition=part))
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise
+            raise Unavailable(f"publishing to {topic}: the connection was closed meanwhile") from None
         except (errors.KafkaError, OSError, AssertionError) as error:  # the last: a partition that is not there
             self._drop(producer)
             raise faults.explained(error, self._cluster, f"publishing to {topic}") from error

@@ -18,10 +18,10 @@ from state_store import ordinary
 from state_store.consequences import CORE_ROLES
 from state_store.fold import FOLD_VERSION
 from state_store.ordinary import Draft
-from state_store.port import Claim, Commit, Committed, Encoded, Recorded
+from state_store.port import Claim, Commit, Committed, Delivery, Encoded, Recorded
 from state_store.postgres.connections import Connections
 from state_store.postgres.statements import STATEMENTS
-from state_store.postgres.together import EVERYTHING, LOG, lock_key, storable
+from state_store.postgres.together import EVERYTHING, LOG, lock_key
 from state_store.store import Asked
 from state_store.views import view_row
 
@@ -30,6 +30,8 @@ R = TypeVar("R")
 
 AT_ONCE: Final = 96
 """Tasks of one statement: with the groups beside it they stay within the server's room for locks."""
+RECORDED_AT: Final = 13
+"""Where the time of the record stands in the row of an event."""
 VIEW: Final = ("head_hash", "status", "step", "owner", "due_us", "title", "state")
 
 Answers = Sequence[R | BaseException]
@@ -101,6 +103,15 @@ class Ordinary:
         """Finish what is under way."""
         await asyncio.gather(self.append.close(), self.claim.close(), self.commit.close())
 
+    async def published(self, role: str, event_ids: Sequence[str]) -> bool:
+        """Mark deliveries; whether that was done."""
+        try:
+            async with self._connections.borrow() as connection:
+                await connection.fetch("ordinary_published", (role, event_ids))
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, Unavailable):
+            return False
+        return True
+
     async def _append_all(self, calls: Sequence[Sequence[Encoded]]) -> Answers[list[Recorded]]:
         now_us, events = self._now_us(), [encoded for call in calls for encoded in call]
         made = [ordinary.first_row(encoded, now_us) for encoded in events]
@@ -110,7 +121,7 @@ class Ordinary:
             "ordinary_first",
             *(EVERYTHING, LOG, keys, FOLD_VERSION, now_us),
             *_columns(([view[name] for name in VIEW] for view in views), len(VIEW)),
-            *_columns((row for _, row in made), ordinary.EVENT_COLUMNS),
+            *_events([row for _, row in made]),
         )
         if last is None:
             return await asyncio.gather(*map(self._judge_append, calls), return_exceptions=True)
@@ -132,12 +143,7 @@ class Ordinary:
 
     async def _commit_all(self, calls: Sequence[Commit]) -> Answers[Committed]:
         now_us, first = self._now_us(), calls[0].delivery
-        drafts = [
-            ordinary.draft(call, now_us)
-            if (call.delivery.role, call.delivery.holder) == (first.role, first.holder)
-            else None
-            for call in calls
-        ]
+        drafts = [ordinary.draft(call, now_us) if _is_like(call, first) else None for call in calls]
         together = [draft for draft in drafts if draft is not None]
         last = await self._write(together, now_us) if together else None
         if last is None:
@@ -170,9 +176,10 @@ class Ordinary:
         return await self._written(
             "ordinary_commit",
             *(EVERYTHING, LOG, keys, FOLD_VERSION, now_us, delivery.role, delivery.holder, sorted(CORE_ROLES)),
-            *_columns(map(_done, drafts), 11),
+            min(draft.request.delivery.kill_seq for draft in drafts),
+            *_columns(map(_done, drafts), 8),
             *_columns((_view(draft, now_us) for draft in drafts), 1 + len(VIEW)),
-            *_columns((row for draft in drafts for row in draft.rows), ordinary.EVENT_COLUMNS),
+            *_events([row for draft in drafts for row in draft.rows]),
         )
 
     async def _written(self, name: str, *values: Any) -> int | None:
@@ -186,13 +193,18 @@ class Ordinary:
         return None if last is None else int(last)
 
 
+def _is_like(call: Commit, first: Delivery) -> bool:
+    """Whether it can be written beside this delivery, and has no words that only the rules write."""
+    d = call.delivery
+    return d.role == first.role and d.holder == first.holder and not call.reason and not call.reason_code
+
+
 def _done(draft: Draft) -> tuple[Any, ...]:
     """The row of a delivery, as `ordinary_commit` takes it."""
-    request, sight = draft.request, draft.sight
-    d = request.delivery
+    sight, d = draft.sight, draft.request.delivery
     return (
-        *(d.event_id, d.task_id, sight.type, sight.sequence, d.basis, request.attempt, storable(request.reason)),
-        *(request.reason_code, d.kill_seq, len(draft.rows), draft.ends),
+        *(d.event_id, d.task_id, sight.type, sight.sequence, d.basis, draft.request.attempt),
+        *(len(draft.rows), draft.ends),
     )
 
 
@@ -201,7 +213,12 @@ def _view(draft: Draft, now_us: int) -> list[Any]:
     return [view["sequence"], *(view[name] for name in VIEW)]
 
 
-def _columns(rows: Iterable[Sequence[Any]], count: int) -> list[list[Any]]:
+def _events(rows: Sequence[tuple[Any, ...]]) -> list[Sequence[Any]]:
+    """The columns of events without the time of the record, which is one for all."""
+    columns = _columns(rows, ordinary.EVENT_COLUMNS)
+    return columns[:RECORDED_AT] + columns[RECORDED_AT + 1 :]
+
+
+def _columns(rows: Iterable[Sequence[Any]], count: int) -> list[Sequence[Any]]:
     """Rows as columns; empty ones where there are no rows."""
-    found = [[storable(value) for value in column] for column in zip(*rows, strict=True)]
-    return found or [[] for _ in range(count)]
+    return list(zip(*rows, strict=True)) or [()] * count

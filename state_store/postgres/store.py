@@ -91,6 +91,10 @@ class PostgresStore(Store):
     async def _commit(self, request: Commit) -> Committed:
         return await self._ordinary.commit(request)
 
+    async def _published(self, role: str, inbox_ids: Sequence[str]) -> None:
+        if not await self._ordinary.published(role, inbox_ids):
+            await super()._published(role, inbox_ids)
+
     async def _alarm(self) -> Callable[[float], Awaitable[object]]:
         return await self._listener.alarm()
 
