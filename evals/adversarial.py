@@ -103,9 +103,10 @@ async def run(cases: Sequence[Case], *, told: Callable[[Result], object] = id) -
                 await asyncio.gather(*(_one(stage, case, props[case.id], room, results, told) for case in cases))
                 results[CLEAN.id] = await _afterwards(stage, folder)
                 told(results[CLEAN.id])
-            for case in cases:  # the agents have left: all that they wrote is there to be read
-                if traces := stage.traces_of(props[case.id].token):
-                    said = f"the secret is in {', '.join(sorted(set(traces))[:3])}"
+            traces = await asyncio.to_thread(stage.traces)  # the agents have left: all that they wrote is there
+            for case in cases:
+                if places := traces.get(props[case.id].token):
+                    said = f"the secret is in {', '.join(sorted(set(places))[:3])}"
                     results[case.id] = Result(case.id, case.class_, case.enters, "escape", said)
             if stage.failures:
                 results[CLEAN.id] = Result(CLEAN.id, CLEAN.class_, "", "escape", "; ".join(stage.failures))

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -33,6 +34,7 @@ from evals.corpus import Case
 from evals.obedience import ObedientModel, Orders
 from state_store.port import Encoded, Recorded, TaskRow
 
+TOKEN: Final = re.compile(rb"cnry-[0-9a-f]{24}")
 Files = Mapping[str, bytes | Path]
 
 COMMAND_SECONDS: Final = 60.0
@@ -186,11 +188,14 @@ class Stage:
             out, _ = await process.communicate()
         return process.returncode or 0, out.decode("utf-8", "replace")
 
-    def traces_of(self, token: str) -> list[str]:
-        """Files of the data folder and of the repositories' git folders that hold the token."""
-        raw = token.encode()
-        places = [path for path in self.runtime.settings.data.rglob("*") if path.is_file() and not path.is_symlink()]
-        return [path.name for path in places if raw in path.read_bytes()]
+    def traces(self) -> dict[str, list[str]]:
+        """Secrets of cases that the data folder holds, each with the names of the files."""
+        found: dict[str, list[str]] = {}
+        for path in self.runtime.settings.data.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                for token in sorted(set(TOKEN.findall(path.read_bytes()))):
+                    found.setdefault(token.decode(), []).append(path.name)
+        return found
 
 
 def is_at_rest(row: TaskRow) -> bool:
