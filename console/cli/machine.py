@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from console.cli.call import EXIT_FAILED, Call, Json, command
-from console.cli.output import put, put_json, say, styled
+from console.cli.output import put, put_hanging, put_json, say, styled
 from console.harmless import harmless
 from console.words import DAY, HOUR, MICRO, count, span
 
@@ -38,9 +38,11 @@ def put_findings(found: list[Finding], *, json: bool) -> int:
         put_json([{"name": f.name, "verdict": f.verdict, "finding": f.finding, "hint": f.hint} for f in found])
     else:
         for each in found:
-            put(f"{styled(f'{each.verdict:<7}', STYLES[each.verdict])} {each.name:<10} {harmless(each.finding)}")
+            head = f"{each.verdict:<7} {each.name:<10} "
+            shown = styled(head[:8], STYLES[each.verdict]) + head[8:]
+            put_hanging(head, harmless(each.finding), shown)
             if each.hint:
-                put(f"{'':<19}try: {harmless(each.hint)}")
+                put_hanging(f"{'':<19}try: ", harmless(each.hint))
     return EXIT_FAILED if any(each.verdict == "lacks" for each in found) else 0
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from console.columns import hanging, laid_out
 from console.harmless import harmless, to_json
 
 STYLES: Final = {
@@ -58,22 +61,27 @@ def put_json(value: Any) -> None:
 
 
 def put_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
-    """Rows under headings; into a pipe they are columns divided by two spaces, nothing cut off."""
+    """Rows under headings, in columns divided by two spaces; a terminal's width is kept to, into a pipe nothing is cut off."""
     clean = [[harmless(str(cell)) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         _put_columns(columns, clean)
         return
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    head, blocks = laid_out(
+        [name.upper() for name in columns],
+        _of_today(columns, clean),
+        terminal_width(),
+        [name.upper() for name in right],
+    )
+    put(styled(head, "bold"))
+    for block in blocks:
+        put("\n".join(block))
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
-    for row in clean:
-        table.add_row(*(Text(cell) for cell in row))
-    Console(no_color=not coloured(), highlight=False).print(table)
+
+def _of_today(columns: Sequence[str], rows: list[list[str]]) -> list[list[str]]:
+    """Moments of today without their date: it says nothing new to a person who looks now."""
+    today = time.strftime("%Y-%m-%d ")
+    moments = {place for place, name in enumerate(columns) if name in {"time", "since"}}
+    return [[cell.removeprefix(today) if place in moments else cell for place, cell in enumerate(row)] for row in rows]
 
 
 def _put_columns(columns: Sequence[str], rows: list[list[str]]) -> None:
@@ -88,4 +96,16 @@ def put_fields(fields: Iterable[tuple[str, str]]) -> None:
     known = [(name, harmless(value)) for name, value in fields if value]
     width = max((len(name) for name, _ in known), default=0)
     for name, value in known:
-        put(f"{styled(name.ljust(width), 'dim')}  {value}")
+        head = f"{name.ljust(width)}  "
+        put_hanging(head, value, styled(head, "dim"))
+
+
+def put_hanging(head: str, text: str, shown: str = "") -> None:
+    """A line of data behind its head (`shown`: with its styles); on a terminal long ones go on below their first word."""
+    first, *rest = hanging(head, text, terminal_width()) if sys.stdout.isatty() else [head + text]
+    put("\n".join([((shown or head) + first[len(head) :]).rstrip(), *rest]))
+
+
+def terminal_width() -> int:
+    """The width of the terminal, in cells."""
+    return shutil.get_terminal_size().columns

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from console.cli.call import EXIT_FAILED, EXIT_WAITS_FOR_PERSON, Call, Json, TaskId, command
-from console.cli.output import put, put_json, say, styled
+from console.cli.output import put, put_hanging, put_json, say, styled
 from console.harmless import clipped, harmless
 from console.words import MICRO, moment, short_id, span
 
@@ -154,10 +154,11 @@ def put_event(seen: Seen, me: str) -> None:
     line = seen.line(me)
     began = seen.state.submitted_at_us or seen.recorded.envelope.time_us
     at = span_since(seen.recorded.envelope.time_us - began)
-    what = styled(f"{line.what:<18}", STYLES.get(line.what, ""))
-    put(f"{styled(at, 'dim')}  {line.who:<9} {what} {line.detail}".rstrip())
+    what = f"{line.what:<18}"
+    shown = f"{styled(at, 'dim')}  {line.who:<9} {styled(what, STYLES.get(line.what, ''))} "
+    put_hanging(f"{at}  {line.who:<9} {what} ", line.detail, shown)
     for text in line.below:
-        put(f"{'':>21}└ {text}")
+        put_hanging(f"{'':>21}└ ", text)
 
 
 def span_since(elapsed_us: int) -> str:
