@@ -20,7 +20,7 @@ DETAIL_CHARACTERS = 160
 
 def add_to(app: typer.Typer) -> None:
     """Put these commands into the program."""
-    noun = typer.Typer(help="Measure the whole system against a corpus, with a limit that holds or does not.")
+    noun = typer.Typer(help="Measures of the whole system, each with a limit.")
     command(noun, "adversarial")(adversarial)
     app.add_typer(noun, name="eval")
 
@@ -34,7 +34,7 @@ async def adversarial(
     only: Annotated[str, typer.Option(metavar="TEXT", help="Only cases whose id or class holds this text.")] = "",
     json: Json = False,
 ) -> int:
-    """Play attacks, and honest work beside them, against agents of its own; 1 where a limit is broken.
+    """Play attacks and honest work against agents of its own; 1 where a limit is broken.
 
     Needs a sandbox. Nothing of your data folder is read or written.
     """

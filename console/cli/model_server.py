@@ -42,7 +42,10 @@ async def model_server(
         Path | None, typer.Option(metavar="FILE", help="Write every call as a line of JSON, besides GET /calls.")
     ] = None,
 ) -> int:
-    """Serve the Messages API with scripted or recorded answers and, if you like, with faults; prints its URL."""
+    """Serve the Messages API from a script or a recorded task.
+
+    With faults, if you like. It prints its URL.
+    """
     from agents.model.faults import parse
     from agents.model.server import ModelServer, serving
     from console.cli.processes import stop_signals
