@@ -15,7 +15,7 @@ NONSENSE = """
 when = {{ role = "{role}", contains = "nonsense for {role}" }}
 text = "la la la"
 """
-ROLES = ("planning", "coding", "review")
+ROLES = ("planning", "coding")
 CAPS = {
     "tokens": ("--tokens", "100"),
     "steps": ("--steps", "2"),
@@ -93,7 +93,7 @@ def larger(axis: str, asked: dict[str, Any]) -> tuple[str, str]:
         case "wall_seconds":
             return "--minutes", "30"
         case _:
-            return "--dollars", str(least / 1_000_000)
+            return "--dollars", "2"
 
 
 def ends_with_a_person(ann: Person, url: str, task: str, role: str) -> None:
