@@ -7,7 +7,8 @@ import json
 import tarfile
 import zipfile
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -16,6 +17,7 @@ from evals import doors, moments, routes, tampering
 from evals.adversarial import Figures, Report, Result, judged
 from evals.corpus import OWN, Case, filled, generated, load
 from evals.doors import Seen
+from evals.stage import Props, Stage
 
 
 def case(class_: str, enters: str = "", payload: Any = "x") -> Case:
@@ -135,3 +137,15 @@ def test_the_limits_are_those_of_the_figures() -> None:
     assert not figures(held=100, escape=1, passed=50).hold
     assert not figures(held=100, privileged=1, passed=50).hold
     assert figures(uncovered=2).attacks == 0
+
+
+async def test_no_redirect_is_followed_with_the_key(tmp_path: Path) -> None:
+    one = case("ssrf-and-model", payload={"base_url": "x"})
+    props = Props(tmp_path, one)
+    stage = cast("Stage", SimpleNamespace(folder=tmp_path))
+    try:
+        seen = await moments.redirected(stage, one, one.payload, props)
+    finally:
+        props.listener.close()
+    assert not seen.escapes
+    assert seen.said.startswith("308: 308")
