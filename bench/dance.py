@@ -40,14 +40,14 @@ class Dance:
     def pids(self) -> list[int]:
         return [agent.pid for agent in self.agents]
 
-    def submission(self) -> Any:
+    def submission(self, title: str = "t") -> Any:
         """A task's first event, encoded."""
         from contracts.envelope import root
         from contracts.events import TaskSubmitted
         from state_store.port import Encoded
 
         fields = {"repository": "r", "project_id": "p", "project_digest": "d", "base_commit": "base"}
-        event = root(TaskSubmitted.model_validate({"title": "t", "description": TEXT, **fields}))
+        event = root(TaskSubmitted.model_validate({"title": title, "description": TEXT, **fields}))
         return Encoded(event, self.runtime.codec.encode_payload(event.payload))
 
     async def submit(self, made: Sequence[Any]) -> None:

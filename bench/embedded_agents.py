@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -28,3 +30,22 @@ async def _measure(tasks: int, idle_tasks: int) -> dict[str, float]:
             figures["megabytes"] = statistics.mean(map(resident_megabytes, made.pids))
         figures["stored_bytes_per_task"] = bytes_below(data) / (tasks + idle_tasks + WARM_UP)
         return figures
+
+
+def traced(tasks: int) -> dict[str, float]:
+    """The burst with every span sent to a collector, batched as shipped, nothing sampled out."""
+    collector = [sys.executable, str(Path(__file__).with_name("collector.py"))]
+    with subprocess.Popen(collector, stdout=subprocess.PIPE, text=True) as sink:
+        try:
+            assert sink.stdout is not None
+            address = sink.stdout.readline().strip()
+            return asyncio.run(_burst(tasks, {"OTEL_EXPORTER_OTLP_ENDPOINT": address}))
+        finally:
+            sink.terminate()
+
+
+async def _burst(tasks: int, environ: dict[str, str]) -> dict[str, float]:
+    with tempfile.TemporaryDirectory(prefix="gavotte-traced-") as name:
+        async with dance(Path(name), environ) as made:
+            await made.burst(WARM_UP)
+            return await made.burst(tasks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from bench import crowd, embedded_agents, embedded_store, reference_sqlite
+from bench import crowd, embedded_agents, embedded_stops, embedded_store, reference_sqlite
 from bench.goals import Figures, Goal, Size
 
 GOALS = (
@@ -20,6 +20,7 @@ GOALS = (
     Goal("13", "views rebuilt, events/s", ("store", "rebuild_per_second"), ("eventsourcing", "log_per_second"), 1, 3),
     Goal("14", "appends/s, SQLite", ("store", "append_per_second"), ("eventsourcing", "append_per_second"), 8, 30),
     Goal("15", "envelopes/s", ("store", "envelopes_per_second"), ("store", "decoded_per_second"), 3, 6),
+    Goal("17", "tasks/s with tracing, over without", ("traced", "tasks_per_second"), ("embedded", "tasks_per_second"), 0.8, 0.95),
 )  # fmt: skip
 PEERS = ("langgraph", "dbos", "eventsourcing")
 """Those that need an environment of their own."""
@@ -30,11 +31,13 @@ def systems(size: Size) -> Iterator[dict[str, Callable[[], Figures]]]:
     """name -> one measurement of it; whatever they share lives as long as the context."""
     yield {
         "embedded": lambda: embedded_agents.measure(size.tasks, size.idle_tasks),
+        "traced": lambda: embedded_agents.traced(size.tasks),
         "bare_log": lambda: reference_sqlite.measure(size.tasks, size.idle_tasks),
         "langgraph": lambda: best_langgraph(size.tasks // 10),
         "dbos": lambda: crowd.measure("dbos", 1, size.tasks // 20),
         "store": lambda: embedded_store.measure(size.tasks),
         "eventsourcing": lambda: crowd.eventsourcing(size.tasks),
+        "stops": lambda: embedded_stops.measure(size.tasks),
     }
 
 

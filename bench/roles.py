@@ -6,21 +6,33 @@ Settings come from the environment, as for any agent, so that the same program d
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.job import TEXT  # noqa: E402  # the folder is no package: the root must be on the path first
+from bench import stops  # noqa: E402  # the folder is no package: the root must be on the path first
+from bench.job import TEXT  # noqa: E402
 from contracts.envelope import Event  # noqa: E402
 from contracts.events import Body, ChangeProposed, PlanProposed, ReviewPassed, TaskFailed  # noqa: E402
 
 NOTHING = Body(digest="sha256:0", size_bytes=0)
 
 
-async def planning(event: Event, _state: Any, _tools: Any) -> list[Event]:
+LONG = "long"
+"""The title of a task that waits in the first role for a while."""
+LONG_SECONDS = 60.0
+STEPS = bool(os.environ.get("GAVOTTE_BENCH_STEPS"))
+"""Whether each role takes one journaled step."""
+
+
+async def planning(event: Event, state: Any, _tools: Any) -> list[Event]:
+    if state.title == LONG:
+        await asyncio.sleep(LONG_SECONDS)
     return [event.cause(PlanProposed(summary=TEXT, base_commit="base"))]
 
 
@@ -49,9 +61,20 @@ async def agent(role: str, data: Path, instance: str = "", handle: Any = None) -
     from agents.settings import load_settings
     from contracts.topology import Topology
 
-    made = wiring.Role(Topology().agent(role), handle or HANDLES[role], lambda _session: None)
+    chosen = handle or HANDLES[role]
+    made = wiring.Role(Topology().agent(role), _with_a_step(chosen) if STEPS else chosen, lambda session: session)
     wiring.core_role = lambda *_given: made
+    if os.environ.get(stops.VARIABLE):
+        stops.install()
     return await wiring.run_agent(load_settings(data=data), role, instance=instance)
+
+
+def _with_a_step(handle: Any) -> Any:
+    async def stepping(event: Event, state: Any, session: Any) -> Any:
+        await session.value("moment", time.time)
+        return await handle(event, state, session)
+
+    return stepping
 
 
 if __name__ == "__main__":
