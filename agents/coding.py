@@ -68,7 +68,11 @@ async def asked_for(event: Event, state: Any, tools: CodingTools) -> tuple[Findi
 async def write(state: Any, tools: CodingTools, prompt: Prompt, findings: tuple[Finding, ...]) -> Written:
     """Have the model write the change, turn by turn."""
     plan: Any = (await tools.recall(state.plan_id)).payload
-    return await Authoring(tools, prompt, state.base_commit, plan, findings).write()
+    last_change = ""
+    if state.step == "revising":
+        turned_down_change: Any = (await tools.recall(state.change_id)).payload
+        last_change = await tools.text(turned_down_change.diff)
+    return await Authoring(tools, prompt, state.base_commit, plan, findings, last_change).write()
 
 
 def unapplied(state: Any, patch: Body, authored: Authored, revision: int) -> ChangeProposed:

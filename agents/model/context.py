@@ -7,6 +7,7 @@ order of giving way; what does not fit is first cut in the middle, then left out
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -37,11 +38,6 @@ class Part:
     about: Mapping[str, str | int] = field(default_factory=dict)
     gives_way: int = 0
     least_bytes: int = 600
-
-    @property
-    def name(self) -> str:
-        """What the part is, for the note that it is missing."""
-        return " ".join([self.kind, *(str(value) for value in self.about.values())])
 
     def shown(self, text: str) -> str:
         """The text as the prompt carries it."""
@@ -77,7 +73,7 @@ def compose(parts: Sequence[Part], bytes_max: int) -> str:
         if _total(shown) <= bytes_max or not parts[i].gives_way:
             break
         shown[i] = ""
-        missing.append(parts[i].name)
+        missing.append(parts[i].kind)
     while (over := _total(shown) - bytes_max) > 0:
         largest = max(order, key=lambda i: size_of(shown[i]), default=None)
         if largest is None or not shown[largest]:
@@ -125,11 +121,6 @@ def _total(shown: Sequence[str]) -> int:
 
 
 def _note(missing: Sequence[str]) -> str:
-    """Which parts are not there, in our own words; names of strangers stay outside of them."""
-    kinds: dict[str, int] = {}
-    for name in missing:
-        kind = name.partition(" ")[0]
-        kinds[kind] = kinds.get(kind, 0) + 1
-    return f"Left out for want of room: {', '.join(f'{number} x {kind}' for kind, number in kinds.items())}."[
-        :NOTE_BYTES
-    ]
+    """Which kinds of parts are not there, in our own words."""
+    counted = Counter(missing)
+    return f"Left out for want of room: {', '.join(f'{n} x {kind}' for kind, n in counted.items())}."[:NOTE_BYTES]

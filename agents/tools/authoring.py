@@ -103,14 +103,23 @@ class Told:
 
 
 class Authoring:
-    """One change in the making, for one delivery. `plan` is a PlanProposed."""
+    """One change in the making, for one delivery. `plan` is a PlanProposed, `last_change` the diff that was turned down."""
 
-    def __init__(self, tools: CodingTools, prompt: Prompt, base: str, plan: Any, findings: Sequence[Finding]) -> None:
+    def __init__(
+        self,
+        tools: CodingTools,
+        prompt: Prompt,
+        base: str,
+        plan: Any,
+        findings: Sequence[Finding] = (),
+        last_change: str = "",
+    ) -> None:
         tools.draft = Draft(base, tuple(plan.files))
         self._tools = tools
         self._prompt = prompt
         self._plan = plan
         self._findings = findings
+        self._last_change = last_change
         self._shown: dict[str, str] = {}
         self._turns: list[Told] = []
         self._tested = ("", None, "") if plan.base_evidence is None else (tools.draft.digest, plan.base_evidence, "")
@@ -258,6 +267,7 @@ class Authoring:
         return [
             Part("task", f"{state.title}\n\n{state.description}", least_bytes=2000),
             Part("plan", plan_text(self._plan), least_bytes=1000),
+            Part("change that was turned down", self._last_change, gives_way=2),
             Part("findings", "\n".join(map(finding_text, self._findings)), gives_way=1),
             *await self._files(),
             Part("change so far", await self._change(), gives_way=3, least_bytes=1500),
@@ -275,7 +285,11 @@ class Authoring:
     async def _files(self) -> list[Part]:
         """The files of the plan and those that were changed, as they are now."""
         now = {**self._shown, **self._tools.draft.texts}
-        return [Part("file", text, {"path": path}, gives_way=4, least_bytes=2000) for path, text in sorted(now.items())]
+        return [
+            Part("file", text, {"path": path}, gives_way=4, least_bytes=2000)
+            for path, text in sorted(now.items())
+            if text is not None
+        ]
 
     async def _change(self) -> str:
         draft = self._tools.draft

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import shlex
 from collections.abc import Mapping, Sequence
@@ -220,8 +221,10 @@ class CodingTools(Toolbox):
                 draft = await self._edited(draft, edit)
         except BadEdit as error:
             return Authored(problem=str(error), problem_code="bad_edit")
-        changed = {path: NewContent(text.encode("utf-8", "surrogateescape")) for path, text in draft.texts.items()}
-        return await self._commit(arguments.base, changed, (), arguments.summary or self.session.state.title)
+        raw = bytes_of(draft)
+        changed = {path: NewContent(content) for path, content in raw.items() if content is not None}
+        deleted = [path for path, content in raw.items() if content is None]
+        return await self._commit(arguments.base, changed, deleted, arguments.summary or self.session.state.title)
 
     @tool
     async def read_files(self, arguments: FilesRequest) -> FileTexts:
@@ -244,23 +247,16 @@ class CodingTools(Toolbox):
     @tool
     async def search(self, arguments: SearchRequest) -> Found:
         """Find a text in the files of the draft and in their names; case does not matter."""
-        wanted = arguments.text.lower()
+        wanted, drafted = arguments.text.lower(), self.draft.texts
         entries = [
             entry
             for entry in await self.resources.git.list_files(self.draft.base)
-            if is_utf8(entry.path) and _is_below(entry.path, arguments.path)
+            if is_utf8(entry.path) and entry.path not in drafted and _is_below(entry.path, arguments.path)
         ]
-        paths = sorted(
-            {entry.path for entry in entries} | {p for p in self.draft.texts if _is_below(p, arguments.path)}
-        )
-        names = tuple(path for path in paths if wanted in path.lower())[:HITS_MAX]
-        hits = [
-            hit
-            for path in sorted(self.draft.texts)
-            if _is_below(path, arguments.path)
-            for hit in hits_in(path, self.draft.texts[path], wanted)
-        ]
-        readable = [e for e in entries if e.size_bytes <= FILE_BYTES_MAX and e.path not in self.draft.texts]
+        mine = {p: text for p, text in sorted(drafted.items()) if text is not None and _is_below(p, arguments.path)}
+        names = sorted(path for path in (*mine, *(entry.path for entry in entries)) if wanted in path.lower())
+        hits = [hit for path, text in mine.items() for hit in hits_in(path, text, wanted)]
+        readable = [entry for entry in entries if entry.size_bytes <= FILE_BYTES_MAX]
         budget, problem = SEARCHED_BYTES_MAX, ""
         for start in range(0, len(readable), SEARCHED_AT_ONCE):
             part = readable[start : start + SEARCHED_AT_ONCE]
@@ -269,8 +265,9 @@ class CodingTools(Toolbox):
                 problem = "not everything was searched: give a longer text, or a path"
                 break
             contents = await self.resources.git.read_blobs([entry.blob for entry in part])
-            hits += [hit for e in part for hit in hits_in(e.path, contents[e.blob].decode("utf-8", "replace"), wanted)]
-        return Found(names=names, hits=tuple(hits[:HITS_MAX]), problem=problem)
+            texts = {entry.path: contents[entry.blob] for entry in part}
+            hits += await asyncio.to_thread(hits_in_files, texts, wanted)
+        return Found(names=tuple(names[:HITS_MAX]), hits=tuple(hits[:HITS_MAX]), problem=problem)
 
     @tool
     async def read(self, arguments: ReadRequest) -> Shown:
@@ -295,8 +292,8 @@ class CodingTools(Toolbox):
     @tool_with_runs
     async def run_tests(self, arguments: TreeRequest) -> Tried:
         """Run the project's tests on the draft, for the author's own information; review does not rely on it."""
-        overlay = {path: text.encode("utf-8", "surrogateescape") for path, text in self.draft.texts.items()}
-        report = await run_project_tests(self.resources, await self.project(), self.draft.base, overlay=overlay)
+        project, overlay = await self.project(), bytes_of(self.draft)
+        report = await run_project_tests(self.resources, project, self.draft.base, overlay=overlay)
         return Tried(evidence=evidence_of(report, arguments.tree, ""), output=report.output_tail[-OUTPUT_CHARACTERS:])
 
     async def accept(self, edit: Edit) -> None:
@@ -305,8 +302,12 @@ class CodingTools(Toolbox):
 
     async def text_now(self, path: str) -> str:
         """A file as the draft has it. Raises NotFound or TooLarge."""
-        changed = self.draft.texts.get(path)
-        return await self.text_at_base(path) if changed is None else changed
+        if path not in self.draft.texts:
+            return await self.text_at_base(path)
+        text = self.draft.texts[path]
+        if text is None:
+            raise NotFound(f"{path!r} was deleted by an edit")
+        return text
 
     async def text_at_base(self, path: str) -> str:
         """A file as it was before the change. Raises NotFound or TooLarge."""
@@ -366,6 +367,16 @@ def not_found(project: Project, command: Sequence[str]) -> str:
     return (
         f"commands see the project's environment: gavotte project add {shlex.quote(project.path)} --prepare {install}"
     )
+
+
+def bytes_of(draft: Draft) -> dict[str, bytes | None]:
+    """What a draft changes, as files hold it; None for a file that is gone."""
+    return {p: None if text is None else text.encode("utf-8", "surrogateescape") for p, text in draft.texts.items()}
+
+
+def hits_in_files(files: Mapping[str, bytes], wanted: str) -> list[Hit]:
+    """The lines of files that hold what is wanted, which is in lower case."""
+    return [hit for path, raw in files.items() for hit in hits_in(path, raw.decode("utf-8", "replace"), wanted)]
 
 
 def hits_in(path: str, text: str, wanted: str) -> list[Hit]:

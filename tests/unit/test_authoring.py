@@ -121,7 +121,7 @@ class Coder:
         self.draft = self._edited(self.draft, one)
 
     async def text_now(self, path: str) -> str:
-        return self.draft.texts.get(path) or self.files[path]
+        return self.draft.texts.get(path) or self.files[path]  # nothing is deleted here
 
     async def text_at_base(self, path: str) -> str:
         if path not in self.files:
@@ -141,7 +141,7 @@ def plan(*files: str) -> PlanProposed:
 
 async def write(coder: Coder, *findings: Finding, files: Sequence[str] = ()) -> Written:
     tools: Any = coder
-    return await Authoring(tools, PROMPT, "c0", plan(*files), findings).write()
+    return await Authoring(tools, PROMPT, "c0", plan(*files), findings, "-y = 1\n+y = 2\n" if findings else "").write()
 
 
 FIX = edit("y = 2", "y = 3")
@@ -280,6 +280,7 @@ async def test_each_turn_is_told_what_holds_now_and_not_what_was() -> None:
     first, second, third, fourth = coder.told
     assert "y = 2" in first
     assert "[blocker] money.py:2 y is off" in first
+    assert "-y = 1" in first
     assert "failed: t::y" in first
     assert "from money import x" in second
     assert "y = 2" in second

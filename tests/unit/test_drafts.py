@@ -37,6 +37,22 @@ def test_a_tree_is_known_by_its_texts_alone() -> None:
     assert len({EMPTY.digest, one.digest, Draft("c1").digest}) == 3
 
 
+def test_a_file_may_go_and_come_back() -> None:
+    gone = EMPTY.edited(Edit(path="docs/a.md", delete=True), BASE["docs/a.md"])
+    assert gone.texts == {"docs/a.md": None}
+    assert gone.diff(dict(BASE)) == "--- a/docs/a.md\n+++ /dev/null\n@@ -1 +0,0 @@\n-Shares.\n"
+    with pytest.raises(BadEdit, match="there is no file"):
+        gone.edited(Edit(path="docs/a.md", find="Shares", replace="x"), BASE["docs/a.md"])
+    with pytest.raises(BadEdit, match="there is no file"):
+        gone.edited(Edit(path="docs/a.md", delete=True), BASE["docs/a.md"])
+    with pytest.raises(BadEdit, match="nothing to find"):
+        EMPTY.edited(Edit(path="money.py", delete=True, replace="x"), BASE["money.py"])
+    back = gone.edited(Edit(path="docs/a.md", replace="Shares.\n"), BASE["docs/a.md"])
+    assert back.digest == EMPTY.digest != gone.digest
+    new = EMPTY.edited(Edit(path="new.py", replace="x"), None).edited(Edit(path="new.py", delete=True), None)
+    assert new.digest == EMPTY.digest
+
+
 @pytest.mark.parametrize(
     ("path", "find", "replace", "said"),
     [
