@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import re
@@ -87,7 +88,10 @@ async def task(stage: Stage, case: Case, payload: Any, props: Props) -> Seen:
 
 async def tool(stage: Stage, case: Case, payload: Any, props: Props) -> Seen:
     """A tool call that the model is made to make: by the door that our own tool of this kind has."""
-    name, given = str(payload.get("tool", "")), payload.get("arguments") or {}
+    call = payload if isinstance(payload, dict) else {"tool": as_text(payload)}
+    name, given = str(call.get("tool", "")), call.get("arguments") or {}
+    if not isinstance(given, dict):
+        given = {"path": given, "content": given}
     if name == "apply_patch":
         return await patch(stage, case, given.get("patch", ""), props)
     files: Files = {
@@ -132,7 +136,7 @@ async def reply(stage: Stage, case: Case, payload: Any, props: Props) -> Seen:
     given = payload if isinstance(payload, dict) else {"model_reply": payload}
     text = as_text(given.get("model_reply", given))
     message = said(text)
-    if text.lstrip().startswith('{"usage"'):
+    with contextlib.suppress(ValueError, TypeError, KeyError):  # not JSON, or without a claim about tokens
         message["usage"] = json.loads(text)["usage"]
     orders = harmless_orders()
     orders.messages = {"review": message, "coding": message} if given.get("tests") != "failed" else {"review": message}

@@ -65,7 +65,8 @@ async def forged(stage: Stage, case: Case, payload: Any, props: Props) -> Seen:
         return seen
     event = await _forgery(stage, seen.task_id, given)
     topic = topic_of(_producer(stage, given, event.type))
-    pairs: list[Any] = given.get("headers") or []
+    headers = given.get("headers") or []
+    pairs: list[Any] = list(headers.items()) if isinstance(headers, dict) else headers
     known = {name.removeprefix("ce_"): name for name, _ in headers_of(event.envelope)}
     more = tuple((known.get(str(pair[0]).replace("_", ""), str(pair[0])), str(pair[1]).encode()) for pair in pairs)
     value = stage.runtime.codec.encode_payload(event.payload)
