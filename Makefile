@@ -38,8 +38,9 @@ schemas: dev ## write the Avro schemas of unreleased events from their classes
 docs: dev ## write the generated parts of docs/ from the code
 	$(BIN)/python docs/generate.py
 
-bench: setup ## measure throughput, latency and replay on this machine
-	$(BIN)/python bench/run.py
+bench: setup ## measure ours beside its peers, and write docs/performance.md (half an hour; java and mvn for Kafka)
+	$(BIN)/python bench/run.py --save
+	$(BIN)/python docs/generate.py
 
 kafka: ## run a Kafka broker, and the servers beside it, without Docker (needs java and mvn)
 	@python3 deploy/local/up.py

@@ -22,6 +22,23 @@ GOALS = (
     Goal("15", "envelopes/s", ("store", "envelopes_per_second"), ("store", "decoded_per_second"), 3, 6),
     Goal("17", "tasks/s with tracing, over without", ("traced", "tasks_per_second"), ("embedded", "tasks_per_second"), 0.8, 0.95),
 )  # fmt: skip
+ABOUT = {
+    "embedded": "ours as it is shipped: four processes over one SQLite file. What is recorded is flushed before anybody hears of it "
+    "(`synchronous=FULL`); inbox, fold, hash chain, views and trace context are on. Spans are exported only where somebody asks.",
+    "traced": "the same with every span of every delivery sent over OTLP to a collector on this machine: batches of the SDK's own "
+    "processor, nothing sampled out.",
+    "bare_log": "the limit of the embedded bus: one SQLite log with `synchronous=FULL`, four processes, offsets and output in one "
+    "transaction, and nothing else: no inbox, so a repeated record is handled twice; no state, no audit, no leases, no groups.",
+    "langgraph": "a graph of four nodes with its SQLite checkpointer, durability `sync`, WAL with the default `synchronous=FULL`; the "
+    "better of one and two processes, the latency inside one. It keeps the whole state of the graph at each step, so that any step "
+    "can be looked at, forked and resumed, and it runs where no other process is needed; it does not dispatch work between processes.",
+    "dbos": "a workflow of four steps on its SQLite system database (a backend that its makers mean for development), one after the "
+    "other in one process. It also has queues, schedules and the recovery of workflows by other executors.",
+    "store": "our store by itself: appends by 200 callers at once that share their commits; the log read as envelopes, decoded, and "
+    "folded into views again.",
+    "eventsourcing": "the library on SQLite: one event per save, and its notification log read and decoded in pages. Its aggregates, "
+    "snapshots and mappers fit any domain; ours know tasks alone.",
+}
 PEERS = ("langgraph", "dbos", "eventsourcing")
 """Those that need an environment of their own."""
 

@@ -84,6 +84,7 @@ def main() -> int:
             "seconds": round(time.time() - began),
             "machine": machine,
             "peers": {peer: versions(peer) for peer in mode.PEERS},
+            "about": getattr(mode, "ABOUT", {}),
             "settings": SETTINGS,
             "size": vars(size),
             "rounds": rounds,

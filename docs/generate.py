@@ -28,6 +28,7 @@ from agents.planning import OUT_OF_BOUNDS  # noqa: E402
 from agents.prompts import prompt_for  # noqa: E402
 from agents.settings import described  # noqa: E402
 from agents.tools.authoring import OFFERS  # noqa: E402
+from bench import report  # noqa: E402
 from bus.retry import TABLE, DeadLetter, LetGo, Park, Stop  # noqa: E402
 from contracts import errors, events  # noqa: E402
 from contracts.asyncapi import document as asyncapi_document  # noqa: E402
@@ -332,6 +333,13 @@ PARTS: dict[str, Callable[[], str]] = {
     "model-prices": model_prices,
     "mind-tools": mind_tools,
     "model-rules": lambda: described_fields(Rule),
+    "performance-goals": report.goals,
+    "performance-growth": report.growth,
+    "performance-machines": report.machines,
+    "performance-peers": report.peers,
+    "performance-stops": report.stops,
+    "performance-systems": report.systems,
+    "performance-versions": report.versions,
     "prompts": prompts,
     "records": record_pages,
     "refusals": refusals,

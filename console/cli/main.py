@@ -16,6 +16,7 @@ from console.cli import (
     acts,
     alarms,
     audit,
+    bench,
     budgets,
     config,
     contracts,
@@ -99,6 +100,7 @@ for room in (
     audit,
     demo,
     evaluate,
+    bench,
 ):
     room.add_to(app)
 model_server.add_to(app)
