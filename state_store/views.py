@@ -40,7 +40,7 @@ def view_row(head: Head, now_us: int) -> dict[str, Any]:
         "due_us": due_us(state),
         "title": state.title,
         "updated_at_us": now_us,
-        "state": state.model_dump_json(),
+        "state": state.model_dump_json(exclude_defaults=True),  # it is written at each hop
     }
 
 
