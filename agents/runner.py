@@ -198,13 +198,13 @@ class Runner:
             self._paused = full
 
     async def acknowledge(self, subscription: Subscription) -> None:
-        """Offsets and published marks, together and not for each record."""
+        """Offsets and published marks, together and not for each record; later, when those who answer have read it."""
         while True:
             await self.lanes.progressed.wait()
+            await asyncio.sleep(MARK_SECONDS)
             self.lanes.progressed.clear()
             self._pause(subscription)  # while `fetch` waits for partitions that are not held back
             await self._settle(subscription)
-            await asyncio.sleep(MARK_SECONDS)
 
     async def _settle(self, subscription: Subscription) -> None:
         """Marks first: what is acknowledged never comes again, so what it emitted must be known to be published."""

@@ -17,13 +17,13 @@ WARM_UP = 30
 """Tasks that each process does before any is measured."""
 
 
-def measure(peer: str, processes: int, tasks: int) -> dict[str, float]:
-    """So many tasks through so many processes of a peer that share one folder."""
+def measure(peer: str, processes: int, tasks: int, *database: str) -> dict[str, float]:
+    """So many tasks through so many processes of a peer that share one folder, or the database at an address."""
     python, script = python_of(peer), str(HERE / f"peer_{peer}.py")
     with tempfile.TemporaryDirectory(prefix=f"gavotte-{peer}-") as name, ExitStack() as stack:
         crowd = []
         for number in range(processes):
-            command = [python, script, name, str(number), str(tasks // processes)]
+            command = [python, script, name, str(number), str(tasks // processes), *database]
             member = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
             stack.callback(member.wait)
             stack.callback(member.kill)
@@ -39,7 +39,8 @@ def measure(peer: str, processes: int, tasks: int) -> dict[str, float]:
         done = tasks // processes * processes
         figures = meter.per(done) | latencies(spent)
         figures["megabytes"] = sum(resident_megabytes(member.pid) for member in crowd) / processes
-        figures["stored_bytes_per_task"] = bytes_below(Path(name)) / (done + WARM_UP * processes)
+        if not database:
+            figures["stored_bytes_per_task"] = bytes_below(Path(name)) / (done + WARM_UP * processes)
         figures["processes"] = processes
         return figures
 
@@ -55,10 +56,10 @@ def answer(member: subprocess.Popen[str], word: str = "") -> Any:
     raise SystemExit(f"a process of a peer ended with {member.wait()}")
 
 
-def eventsourcing(events: int) -> dict[str, float]:
+def eventsourcing(events: int, *database: str) -> dict[str, float]:
     """What the event-sourcing library does in a second."""
     with tempfile.TemporaryDirectory(prefix="gavotte-eventsourcing-") as name:
-        command = [python_of("eventsourcing"), str(HERE / "peer_eventsourcing.py"), name, str(events)]
+        command = [python_of("eventsourcing"), str(HERE / "peer_eventsourcing.py"), name, str(events), *database]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         found: dict[str, float] = json.loads(done.stdout)
         return found

@@ -83,6 +83,7 @@ def idle_agents(servers: Servers) -> dict[str, float]:
             subprocess.Popen(
                 [sys.executable, "-P", "-m", "agents", role],
                 stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
                 env=environ,
                 cwd=ROOT,
             )

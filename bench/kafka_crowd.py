@@ -71,7 +71,10 @@ async def _figures(
 
 @contextlib.contextmanager
 def _processes(command: list[str], words: list[str]) -> Iterator[list[subprocess.Popen[str]]]:
-    crowd = [subprocess.Popen([*command, hop, *words], stdout=subprocess.PIPE, text=True) for hop in HOPS]
+    crowd = [
+        subprocess.Popen([*command, hop, *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        for hop in HOPS
+    ]
     try:
         yield crowd
     finally:

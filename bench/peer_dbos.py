@@ -1,6 +1,6 @@
-"""DBOS: a workflow of four steps on its SQLite system database, one workflow after the other.
+"""DBOS: a workflow of four steps on its system database, one workflow after the other.
 
-    python peer_dbos.py FOLDER NUMBER TASKS
+    python peer_dbos.py FOLDER NUMBER TASKS [DATABASE]      SQLite in the folder, or PostgreSQL at the address
 
 Speaks as `peer_langgraph.py` does. What it does more than the job asks: queues, schedules, and workflows that other
 processes recover.
@@ -25,10 +25,11 @@ from bench.job import HOPS, first_event, next_event  # the folder is no package
 
 def main() -> None:
     folder, number, tasks = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    database = sys.argv[4] if len(sys.argv) > 4 else f"sqlite:///{folder / 'dbos.db'}"
     DBOS(
         config={
             "name": "bench",
-            "system_database_url": f"sqlite:///{folder / 'dbos.db'}",
+            "system_database_url": database,
             "log_level": "ERROR",
             "run_admin_server": False,
             "executor_id": f"executor-{number}",

@@ -1,6 +1,6 @@
-"""The `eventsourcing` library on SQLite: one event per save, and its notification log read and decoded.
+"""The `eventsourcing` library: one event per save, and its notification log read and decoded.
 
-    python peer_eventsourcing.py FOLDER EVENTS
+    python peer_eventsourcing.py FOLDER EVENTS [DATABASE]      SQLite in the folder, or PostgreSQL at the address
 
 Prints JSON: events per second of both. Aggregates have five events, as our tasks.
 """
@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -32,10 +33,24 @@ class Task(Aggregate):  # type: ignore[misc]  # its base class has no types here
         self.said = said
 
 
+def environment(folder: Path, database: str = "") -> dict[str, str]:
+    if not database:
+        return {"PERSISTENCE_MODULE": "eventsourcing.sqlite", "SQLITE_DBNAME": str(folder / "events.db")}
+    where = urlsplit(database)
+    return {
+        "PERSISTENCE_MODULE": "eventsourcing.postgres",
+        "POSTGRES_DBNAME": where.path.lstrip("/"),
+        "POSTGRES_HOST": where.hostname or "",
+        "POSTGRES_PORT": str(where.port),
+        "POSTGRES_USER": where.username or "",
+        "POSTGRES_PASSWORD": where.password or "",
+        "POSTGRES_SCHEMA": unquote(where.query).partition("search_path=")[2],
+    }
+
+
 def main() -> None:
     folder, tasks = Path(sys.argv[1]), int(sys.argv[2]) // (len(HOPS) + 1)
-    environment = {"PERSISTENCE_MODULE": "eventsourcing.sqlite", "SQLITE_DBNAME": str(folder / "events.db")}
-    app: Any = Application(env=environment)
+    app: Any = Application(env=environment(folder, *sys.argv[3:]))
     count, spent = tasks * (len(HOPS) + 1), 0.0
     cpu = time.process_time()
     for number in range(tasks):

@@ -1,6 +1,6 @@
-"""LangGraph: a graph of four nodes and its SQLite checkpointer, durability `sync`, one invocation after the other.
+"""LangGraph: a graph of four nodes and a checkpointer, durability `sync`, one invocation after the other.
 
-    python peer_langgraph.py FOLDER NUMBER TASKS
+    python peer_langgraph.py FOLDER NUMBER TASKS [DATABASE]      SQLite in the folder, or PostgreSQL at the address
 
 Prints `ready`, waits for a line, does the tasks, and prints the milliseconds of each as JSON. What it does more than
 the job asks: it keeps the whole state of the graph at every step, so that any step can be looked at and resumed.
@@ -31,9 +31,25 @@ def node(hop: str) -> Any:
     return lambda state: {"event": next_event(state["event"], hop)}
 
 
+def saver_of(folder: Path, database: str = "") -> Any:
+    if not database:
+        return SqliteSaver(sqlite3.connect(folder / "checkpoints.db", check_same_thread=False, timeout=60))
+    from langgraph.checkpoint.postgres import PostgresSaver  # type: ignore[import-not-found]  # in its own environment
+    from psycopg import Connection  # type: ignore[import-not-found]  # likewise
+    from psycopg.rows import dict_row  # type: ignore[import-not-found]  # likewise
+
+    connection = Connection.connect(database, autocommit=True, prepare_threshold=0, row_factory=dict_row)
+    saver = PostgresSaver(connection)
+    while not connection.execute("SELECT pg_try_advisory_lock(1) AS free").fetchone()["free"]:
+        time.sleep(0.1)  # two that set up at once get in each other's way
+    saver.setup()
+    connection.execute("SELECT pg_advisory_unlock(1)")
+    return saver
+
+
 def main() -> None:
-    folder, number, tasks = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    saver = SqliteSaver(sqlite3.connect(folder / "checkpoints.db", check_same_thread=False, timeout=60))
+    number, tasks = int(sys.argv[2]), int(sys.argv[3])
+    saver = saver_of(Path(sys.argv[1]), *sys.argv[4:])
     saver.setup()
     graph, before = StateGraph(State), START
     for hop in HOPS:

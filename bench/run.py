@@ -19,13 +19,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench import embedded_systems, growth  # noqa: E402  # the folder is no package: the root must be on the path first
+from bench import embedded_systems, growth, kafka_systems  # noqa: E402  # the folder is no package: the root comes first
 from bench.dance import SETTINGS  # noqa: E402
 from bench.environments import versions  # noqa: E402
 from bench.goals import FULL, QUICK, SMALLEST, Goal, Rounds, Size, middle, rows  # noqa: E402
 from bench.machine import description  # noqa: E402
 
-MODES: dict[str, ModuleType] = {"embedded": embedded_systems, "growth": growth}
+MODES: dict[str, ModuleType] = {"embedded": embedded_systems, "distributed": kafka_systems, "growth": growth}
 """Each has GOALS, PEERS and `systems(size)`, a context that yields {name: measure}; `measure()` returns Figures."""
 RESULTS = Path(__file__).with_name("results")
 

@@ -48,15 +48,19 @@ class Servers:
         self._pids["postgres"] = server.pid or 0
         return server.url
 
+    def execute(self, statement: str) -> None:
+        """Run a statement in the database."""
+        asyncio.run(_execute(self.postgres, statement))
+
     @contextlib.contextmanager
     def schema(self) -> Iterator[str]:
         """The address of an empty schema, dropped at the end."""
         name = f"bench_{uuid.uuid4().hex[:12]}"
-        asyncio.run(_execute(self.postgres, f"CREATE SCHEMA {name}"))
+        self.execute(f"CREATE SCHEMA {name}")
         try:
             yield f"{self.postgres}?options=-csearch_path%3D{name}"
         finally:
-            asyncio.run(_execute(self.postgres, f"DROP SCHEMA {name} CASCADE"))
+            self.execute(f"DROP SCHEMA {name} CASCADE")
 
     def pids(self) -> dict[str, list[int]]:
         """The processes of each server that was started here."""
