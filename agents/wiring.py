@@ -289,7 +289,7 @@ def core_role(name: str, runtime: Runtime, given: Resources | None = None) -> Ro
             return Role(agent, deploy.handle, lambda session: DeployTools(session, resources))
 
 
-SEE_EXAMPLES: Final = "see examples/ for an agent in one file"
+SEE_EXAMPLES: Final = "docs/agents.md says what it holds, examples/ has one"
 
 
 def load_further(path: Path) -> ModuleType:
