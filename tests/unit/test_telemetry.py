@@ -16,7 +16,7 @@ from agents import conventions
 from agents.exposure import exports_spans
 from agents.observed import Passage
 from agents.spans import Place, spans_of
-from agents.telemetry import Sender, Tracing
+from agents.telemetry import TOLD_MAX, Sender, Telemetry, Tracing
 from agents.work import Work
 from bus.port import Record
 from contracts.codec import headers_of
@@ -211,6 +211,24 @@ def test_a_model_call_is_a_chat_span() -> None:
     assert chat.attributes["gavotte.cost.usd"] == 2.5
     (*_, told) = spans_of(delivered(handled=(1_500, 8_000), steps=[failed]), PLACE)
     assert (told.attributes["error.type"], told.error) == ("overloaded", "overloaded: try later")
+
+
+def test_under_a_storm_whole_traces_are_told_and_all_that_went_wrong() -> None:
+    kept = Kept()
+    telemetry = Telemetry(PLACE, Tracing(PLACE, {}, kept))
+    wrong, *storm = (delivered(error=error) for error in (Retryable("later"), *[None] * TOLD_MAX * 20))
+    telemetry._passages += [*storm, wrong]
+    telemetry.close()
+    told = {trace_id(span) for span in kept.spans}
+    of_the_storm = told - {trace_of_passage(wrong)}
+    assert len(of_the_storm) in range(TOLD_MAX // 4, TOLD_MAX * 4)
+    assert of_the_storm == set(sorted(map(trace_of_passage, storm))[: len(of_the_storm)])
+    assert trace_of_passage(wrong) in told
+
+
+def trace_of_passage(passage: Passage) -> str:
+    assert passage.work.envelope is not None
+    return passage.work.envelope.correlation_id.replace("-", "")
 
 
 def test_every_name_is_pinned() -> None:
