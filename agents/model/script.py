@@ -230,9 +230,14 @@ class ScriptAnswers:
             if not used_up and rule.when.fits(asked):
                 self._used[index, asked.task] += 1
                 return rule.given(asked)
-        if asked.is_triage:
-            return Rule(input={}, tool=TRIAGE_TOOL).given(asked)
-        return None if asked.tools else Given([{"type": "text", "text": "ready"}])
+        return unscripted(asked)
+
+
+def unscripted(asked: Asked) -> Given | None:
+    """What is said where nobody wrote an answer: triage lets in, and who offers no tool is told `ready`."""
+    if asked.is_triage:
+        return Rule(input={}, tool=TRIAGE_TOOL).given(asked)
+    return None if asked.tools else Given([{"type": "text", "text": "ready"}])
 
 
 def tool_id(asked: Asked, index: int = 0) -> str:

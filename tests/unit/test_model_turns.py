@@ -13,8 +13,10 @@ import pytest
 
 from agents.model import wire
 from agents.model.asking import Asker
+from agents.model.cassette import CassetteAnswers
 from agents.model.context import Part
 from agents.model.port import Question, Said, ToolOffer
+from agents.model.script import Asked
 from agents.tools.toolbox import MindLimits, Resources, Toolbox
 from contracts.authority import Keyring
 from contracts.errors import NeedsPerson
@@ -111,3 +113,18 @@ async def test_also_a_repaired_question_stays_below_the_limit(world: World) -> N
     await asked(tools, "planning.v2", "\x00\u202ex" * 50_000)
     assert len(provider.asked) == 3
     assert all(len(call.body) / wire.BYTES_PER_TOKEN_MIN <= 8000 for call in provider.asked)
+
+
+async def test_a_cassette_gives_triage_its_own_replies_and_lets_in_where_it_has_none(world: World) -> None:
+    event = await world.submit()
+    tools = await tools_of(world, event, Provider(drafted("let in"), drafted("the plan")))
+    await tools.ask(Prompt("triage.v1", "In?"), [Part("task", "a")], Draft, why="to know", purpose="triage")
+    await asked(tools, "planning.v2", "b")
+    tape = CassetteAnswers(await world.store.steps(event.envelope.task_id))
+
+    def played(tool: str) -> Any:
+        given = tape.answer(Asked(1, 1, {"tools": [{"name": tool}], "messages": []}, "unknown", "planning", "t"))
+        return given.content[0]["input"] if given else None
+
+    assert [played("draft"), played("triage_verdict")] == [{"summary": "the plan"}, {"summary": "let in"}]
+    assert [played("draft"), played("triage_verdict")] == [None, {}]
