@@ -8,7 +8,7 @@ import typer
 
 from console.cli.call import Call, Json, command
 from console.cli.output import put, put_fields, put_json, put_table, say
-from console.harmless import clipped, harmless_lines
+from console.harmless import clipped, harmless_lines, to_json
 from console.words import moment, short_id
 
 if TYPE_CHECKING:
@@ -76,10 +76,17 @@ async def show(call: Call, letter: Reference, role: Role = "", json: Json = Fals
     if json:
         put_json(said)
         return
-    put_fields([(name, str(value)) for name, value in said.items() if name != "stacktrace" and value is not None])
+    put_fields([_for_people(name, value) for name, value in said.items() if name != "stacktrace" and value is not None])
     if found.letter.stacktrace:
         put()
         put(harmless_lines(found.letter.stacktrace).rstrip())
+
+
+def _for_people(name: str, value: Any) -> tuple[str, str]:
+    """A field of a letter in words: times as moments, data as JSON."""
+    if name.endswith("_us"):
+        return name.removesuffix("_us"), moment(value)
+    return name, to_json(value) if isinstance(value, dict | bool) else str(value)
 
 
 async def redrive(call: Call, letter: Reference, role: Role = "", json: Json = False) -> None:
