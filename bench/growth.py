@@ -87,7 +87,7 @@ async def _burst(size: Size, environ: dict[str, str], each: int, long: int, fres
         if kept:
             data = await history(kept)
         else:
-            data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gavotte-growth-")))
+            data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="growth-", dir=near())))
         if long:
             environ["GAVOTTE_WORKER__STOP_SECONDS"] = "0.5"
         async with dance(data, environ, each=each) as made:
@@ -99,6 +99,12 @@ async def _burst(size: Size, environ: dict[str, str], each: int, long: int, fres
             if each == 1 and not long:
                 figures |= latencies(await made.idle_latencies(size.idle_tasks // 4))
         return figures
+
+
+def near() -> Path:
+    """Beside the large stores: on the same disk."""
+    folder().mkdir(parents=True, exist_ok=True)
+    return folder()
 
 
 async def history(events: int) -> Path:
