@@ -21,7 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 GAVOTTE = [sys.executable, "-P", "-m", "console.cli.main"]
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 150.0
 
 SPLIT = '''"""Amounts of money in whole cents."""
 

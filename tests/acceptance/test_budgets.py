@@ -32,7 +32,7 @@ def ann(tmp_path: Path) -> Person:
     return ann
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_task_at_any_cap_asks_goes_on_when_raised_and_pays_nothing_twice(ann: Person, tmp_path: Path) -> None:
     script = tmp_path / "script.toml"
     script.write_text("".join(NONSENSE.format(role=role) for role in ROLES) + SCRIPT)

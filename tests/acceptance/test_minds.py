@@ -124,7 +124,7 @@ def event(ann: Person, task: str, type_: str) -> dict[str, Any]:
     return payload
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_minds_work_are_stuck_refuse_and_are_held_to_what_there_is(ann: Person, tmp_path: Path) -> None:
     with ann.starts("model-server", "--script", script(tmp_path)):
         url = until(lambda: url_in(ann.heard()))
@@ -196,7 +196,7 @@ def goes_on(ann: Person, task: str) -> None:
     assert ann.waits_for(task, "succeeded")["status"] == "succeeded"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_coder_that_is_killed_between_its_turns_repeats_no_call(ann: Person, tmp_path: Path) -> None:
     with ann.starts("model-server", "--script", script(tmp_path, slow="4.0")):
         url = until(lambda: url_in(ann.heard()))

@@ -34,7 +34,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
     return clean | {"XDG_CONFIG_HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
 
 
-@pytest.mark.timeout(240 + TASKS)
+@pytest.mark.timeout(600 + TASKS)
 @pytest.mark.usefixtures("kafka")  # whether this machine can have one; the soak restarts a broker of its own
 def test_nothing_is_lost_or_done_twice(postgres: Postgres, environ: dict[str, str]) -> None:
     plan = ("--tasks", str(TASKS), "--rate", "10", "--kill-seconds", "3", "--broker-restarts", "1", "--seed", SEED)

@@ -48,7 +48,7 @@ def test_the_same_seed_gives_the_same_run() -> None:
     assert len(set(traces[0])) == 4
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_planted_fault_is_found(name: str) -> None:
     process = start("--variant", name, "--count", SEEDS_PER_FAULT, "--stop")
