@@ -46,6 +46,10 @@ ABOUT = {
 }
 EVENTS_PER_TASK = 5
 CHUNK = 10_000
+FEW = 1000
+"""Events of a burst before the one that is measured."""
+SETTLE_SECONDS = 1.0
+"""In which the first sweep of each agent is over."""
 
 
 def systems_of(size: Size) -> dict[str, Callable[[], Figures]]:
@@ -91,7 +95,8 @@ async def _burst(size: Size, environ: dict[str, str], each: int, long: int, fres
         if long:
             environ["GAVOTTE_WORKER__STOP_SECONDS"] = "0.5"
         async with dance(data, environ, each=each) as made:
-            await made.burst(max(fresh // EVENTS_PER_TASK, 20))
+            await asyncio.sleep(SETTLE_SECONDS)
+            await made.burst(max(fresh, FEW) // EVENTS_PER_TASK)
             if long:
                 await made.submit([made.submission(LONG) for _ in range(long)])
                 await asyncio.sleep(1.0)
