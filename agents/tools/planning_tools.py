@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from agents.model.context import Part
 from agents.tools.evidence import evidence_of, keep_report, kept_report, run_project_tests
-from agents.tools.gates import grounded_scope
+from agents.tools.gates import grounded_scope, is_named
 from agents.tools.grounding import closest, ungrounded
 from agents.tools.judging import could_not_evaluate, imports_fail, is_pytest, prepare_line
 from agents.tools.reports import TestReport
@@ -136,8 +136,9 @@ class PlanningTools(Toolbox):
         about = await self._about(arguments.base, SOURCES_BYTES_MAX)
         if about is None:
             return PatchScope(files=tuple(touched))
-        other = [path for path in touched if not path.endswith(".py")]
-        return PatchScope(files=(*about, *other) if about else tuple(touched))
+        said = f"{self.session.state.title}\n{self.session.state.description}"
+        other = [path for path in touched if not path.endswith(".py") or is_named(path, said)]
+        return PatchScope(files=tuple(dict.fromkeys((*about, *other))) if about else tuple(touched))
 
     async def draft_plan(
         self, commit: str, survey: Survey, prompt: Prompt, before: PlanDraft | None, faults: Sequence[str]

@@ -41,6 +41,7 @@ RIGHT: dict[str, Edit] = {
     "line ends of DOS": lambda folder: written(folder, "dos.txt", b"a\r\nB\r\n"),
     "a binary": lambda folder: written(folder, "logo.bin", bytes(range(256))),
     "a mode": lambda folder: (folder / "dos.txt").chmod(0o755),
+    "with a new source, shares.py, by its name": lambda folder: written(folder, "shares.py", b"x = 1\n"),
     "a file less": lambda folder: (folder / "two words.txt").unlink(),
 }
 WRONG: dict[str, tuple[Edit, str]] = {

@@ -12,7 +12,7 @@ from agents.tools.gates.behaviour import judge_behaviour
 from agents.tools.gates.care import judge_care
 from agents.tools.gates.change import Change, ChangedFile, read_change
 from agents.tools.gates.kept_tests import judge_tests
-from agents.tools.gates.paths import grounded_scope, in_scope, judge_protected, judge_scope, judge_size
+from agents.tools.gates.paths import grounded_scope, in_scope, is_named, judge_protected, judge_scope, judge_size
 from agents.tools.gates.texts import judge_secrets, judge_text
 from contracts.events import Finding, GateResult
 
@@ -25,6 +25,7 @@ __all__ = [
     "ChangedFile",
     "grounded_scope",
     "in_scope",
+    "is_named",
     "judge",
     "needs_person",
     "passed",

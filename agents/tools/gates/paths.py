@@ -104,7 +104,7 @@ def grounded_scope(paths: Iterable[str], read: Callable[[str], bytes | None], te
     sources = sorted(path for path in paths if path.endswith(".py") and not is_test_path(path))
     trees = {path: parsed(read(path) or b"") for path in sources}
     words = set(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", text))
-    wanted = {path for path in sources if path in text or PurePosixPath(path).name in text}
+    wanted = {path for path in sources if is_named(path, text)}
     for path, tree in trees.items():
         names = {
             n.name
@@ -119,6 +119,11 @@ def grounded_scope(paths: Iterable[str], read: Callable[[str], bytes | None], te
         wanted |= reached
         reached = _reached(sources, [trees[path] for path in wanted])
     return tuple(sorted(wanted))
+
+
+def is_named(path: str, text: str) -> bool:
+    """Whether a text speaks of a file by its name, whatever folder it names with it."""
+    return re.search(rf"(?<![\w-]){re.escape(PurePosixPath(path).name)}(?!\w)", text) is not None
 
 
 def _reached(sources: Iterable[str], trees: Iterable[ast.Module | None]) -> set[str]:
