@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from agents.logs import JsonLines
 from agents.observed import AT_WORK
@@ -49,7 +50,7 @@ def test_an_agent_in_a_container_writes_json_to_its_standard_output(tmp_path: Pa
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ | {"PYTHONPATH": str(ROOT)}
     ) as process:
         assert process.stdout is not None
-        lines = []
+        lines: list[dict[str, Any]] = []
         while not lines or lines[-1]["message"] != f"ready review {process.pid}":
             lines.append(json.loads(process.stdout.readline()))
         process.send_signal(signal.SIGTERM)
