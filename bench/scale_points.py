@@ -17,8 +17,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.dance import BURST, WARM_UP, Dance, dance, type_of  # noqa: E402  # the folder is no package
-from bench.kafka_agents import Costs, idle_agents, settings  # noqa: E402  # likewise
+from bench.dance import BURST, Dance, dance, type_of  # noqa: E402  # the folder is no package
+from bench.kafka_agents import FIRST, Costs, idle_agents, settings  # noqa: E402  # likewise
 from bench.machine import description, median  # noqa: E402  # likewise
 from bench.servers import Servers  # noqa: E402  # likewise
 
@@ -75,7 +75,7 @@ async def stored_bytes(made: Dance) -> float:
 
 async def _round(servers: Servers, data: Path, environ: dict[str, str]) -> dict[str, Any]:
     async with dance(data, environ) as made:
-        await made.idle_latencies(WARM_UP)
+        await made.burst(FIRST)
         found: dict[str, Any] = {"windows": {}}
         for window, tasks in WINDOWS.items():
             print(f"{window} open", file=sys.stderr, flush=True)
