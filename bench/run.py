@@ -25,7 +25,7 @@ from bench.environments import versions  # noqa: E402
 from bench.goals import FULL, QUICK, SMALLEST, Goal, Rounds, Size, middle, rows  # noqa: E402
 from bench.machine import description  # noqa: E402
 
-MODES: dict[str, ModuleType] = {"embedded": embedded_systems, "distributed": kafka_systems, "growth": growth}
+MODES: dict[str, ModuleType] = {"embedded": embedded_systems, "kafka": kafka_systems, "growth": growth}
 """Each has GOALS, PEERS and `systems(size)`, a context that yields {name: measure}; `measure()` returns Figures."""
 RESULTS = Path(__file__).with_name("results")
 

@@ -103,8 +103,8 @@ def points(result: Mapping[str, Any]) -> list[Point]:
     names = {"agents": "cpu_ms_per_task", "driver": "driver_cpu_ms_per_task"}
     names |= {part: f"{part}_cpu_ms_per_task" for part in ("postgres", "broker")}
     found = []
-    for window in sorted(map(int, result["rounds"][0]["windows"])):
-        each = [one["windows"][str(window)] for one in result["rounds"]]
+    for window in sorted(map(int, result["repeats"][0]["windows"])):
+        each = [one["windows"][str(window)] for one in result["repeats"]]
 
         def middle(name: str, each: list[dict[str, float]] = each) -> float:
             return median(one[name] for one in each)

@@ -62,8 +62,8 @@ def page(result: Mapping[str, Any]) -> str:
     """The whole page."""
     measured = scale.points(result)
     cpus = int(result["machine"]["cpus"])
-    stored = median(one["stored_bytes_per_task"] for one in result["rounds"])
-    lease_us = median(one["lease_us"] for one in result["rounds"])
+    stored = median(one["stored_bytes_per_task"] for one in result["repeats"])
+    lease_us = median(one["lease_us"] for one in result["repeats"])
     costs = scale.fitted(measured, cpus)
     head = HEAD.format(
         description=DESCRIPTION,

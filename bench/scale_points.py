@@ -89,16 +89,16 @@ def measure() -> dict[str, Any]:
     """All rounds, on servers of their own."""
     from state_store.postgres.migrations import migrate
 
-    servers, rounds = Servers(), []
+    servers, repeats = Servers(), []
     try:
         for _ in range(ROUNDS):
             with servers.schema() as database, tempfile.TemporaryDirectory(prefix="gavotte-bench-") as name:
                 asyncio.run(migrate(database))
-                rounds.append(asyncio.run(_round(servers, Path(name), settings(servers, database))))
+                repeats.append(asyncio.run(_round(servers, Path(name), settings(servers, database))))
         idle = idle_agents(servers)
     finally:
         servers.close()
-    return {"machine": description(), "rounds": rounds, **idle}
+    return {"machine": description(), "repeats": repeats, **idle}
 
 
 if __name__ == "__main__":
