@@ -28,8 +28,7 @@ def measure(peer: str, processes: int, tasks: int, *database: str) -> dict[str, 
             stack.callback(member.wait)
             stack.callback(member.kill)
             crowd.append(member)
-        for member in crowd:
-            answer(member, "ready")
+            answer(member, "ready")  # one after the other: they make their tables
         meter = Meter([member.pid for member in crowd])
         for member in crowd:
             assert member.stdin is not None

@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,8 +31,8 @@ MODES: dict[str, ModuleType] = {"embedded": embedded_systems, "kafka": kafka_sys
 RESULTS = Path(__file__).with_name("results")
 
 
-def measured(mode: ModuleType, size: Size, count: int, only: list[str], left_out: tuple[str, ...]) -> Rounds:
-    """Interleaved rounds of everything chosen."""
+def measured(mode: ModuleType, size: Size, count: int, only: list[str], left_out: tuple[str, ...]) -> Iterator[Rounds]:
+    """Interleaved rounds of everything chosen: all so far, after each."""
     with mode.systems(size) as known:
         measures = {name: one for name, one in known.items() if name in (only or known) and name not in left_out}
         rounds: Rounds = {name: [] for name in measures}
@@ -39,7 +40,7 @@ def measured(mode: ModuleType, size: Size, count: int, only: list[str], left_out
             for name, measure in measures.items():
                 print(f"round {number + 1} of {count}: {name}", file=sys.stderr, flush=True)
                 rounds[name].append(measure())
-    return rounds
+            yield rounds
 
 
 def show(rounds: Rounds, goals: tuple[Goal, ...]) -> None:
@@ -77,23 +78,22 @@ def main() -> int:
     for name in MODES if chosen.mode == "all" else [chosen.mode]:
         mode, began, machine = MODES[name], time.time(), description()
         left_out = mode.PEERS if chosen.no_peers else ()
-        rounds = measured(mode, size, count, [one for one in chosen.only.split(",") if one], left_out)
+        wanted = [one for one in chosen.only.split(",") if one]
         said: dict[str, Any] = {
             "command": f"python bench/run.py --mode {name} --save",
             "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
-            "seconds": round(time.time() - began),
             "machine": machine,
             "peers": {peer: versions(peer) for peer in mode.PEERS},
             "about": getattr(mode, "ABOUT", {}),
             "settings": SETTINGS,
             "size": vars(size),
-            "rounds": rounds,
-            "rows": rows(rounds, mode.GOALS),
         }
-        text = json.dumps(said, indent=1) + "\n"
-        if chosen.save:
-            RESULTS.mkdir(exist_ok=True)
-            (RESULTS / f"{name}.json").write_text(text)
+        for rounds in measured(mode, size, count, wanted, left_out):
+            said |= {"seconds": round(time.time() - began), "rounds": rounds, "rows": rows(rounds, mode.GOALS)}
+            text = json.dumps(said, indent=1) + "\n"
+            if chosen.save:  # after each round, so that one that fails takes none with it
+                RESULTS.mkdir(exist_ok=True)
+                (RESULTS / f"{name}.json").write_text(text)
         if chosen.json:
             print(text)
         else:
