@@ -97,8 +97,8 @@ class SqliteStore(Store):
         del tasks, alone, repeatable
         return await self._in_file(lambda conn: at_once(rules(SqliteTransaction(conn, self._clock))))
 
-    async def _in_file(self, change: Callable[[Connection], T]) -> T:
-        return await self._database.write(change)
+    async def _in_file(self, change: Callable[[Connection], T], *, flush: bool = True) -> T:
+        return await self._database.write(change, flush=flush)
 
     # -- many at once: the ordinary ones together, all others by the rules -------------------------------------------
 
@@ -155,14 +155,13 @@ class SqliteStore(Store):
         judged = iter(await asyncio.gather(*rest, return_exceptions=True))
         return [next(judged) if draft is None else next(written) for draft in drafts]
 
-    async def published(self, role: str, inbox_ids: Sequence[str]) -> None:
+    async def _published(self, role: str, inbox_ids: Sequence[str]) -> None:
         """Without a flush: what is lost with the power is published again."""
-        if inbox_ids:
 
-            def mark(conn: Connection) -> None:
-                at_once(inbox.published(SqliteTransaction(conn, self._clock), role, inbox_ids))
+        def mark(conn: Connection) -> None:
+            at_once(inbox.published(SqliteTransaction(conn, self._clock), role, inbox_ids))
 
-            await self._pass("published", self._database.write(mark, flush=False))
+        await self._in_file(mark, flush=False)
 
     async def close(self) -> None:
         """Nothing is held here: the database is closed by who opened it."""

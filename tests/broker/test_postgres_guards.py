@@ -264,7 +264,7 @@ async def test_one_stale_delivery_among_two_hundred_loses_itself_alone(world: Wo
         for task in tasks
     ]
     await world.handle("planning", tasks[77], TaskFailed(reason="no", reason_code="x"))
-    stale = replace(requests[77], delivery=replace(requests[77].delivery, event_id=tasks[78].envelope.id))
+    stale = replace(requests[77], delivery=replace(requests[77].delivery, event_id=ids.uuid7()))
     requests[77] = stale  # of a task that has moved on
     outcomes = await asyncio.gather(*map(world.store.commit, requests))
     assert [outcome.status for outcome in outcomes].count("recorded") == 199
