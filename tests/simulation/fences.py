@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Awaitable, Callable
 from typing import Any
 from unittest import mock
 
 from state_store.inbox import Inbox
 from state_store.journal import Journal, spent_of
 from state_store.leases import covers, kills
-from state_store.port import Commit, Committed, Delivery, Step
+from state_store.port import Claim, Commit, Committed, Delivery, Step
 from state_store.transaction import Transaction
 from tests.simulation.world import World
+
+Claims = Callable[..., Awaitable[Claim]]
+
+
+def claims_watched(claim: Claims, world: World, is_done: Callable[[str, str], bool]) -> Claims:
+    """Claims of a store; one that gives out again what was done when it was asked for is a fault."""
+
+    async def watched(role: str, event: Any, envelope: Any, **keys: Any) -> Claim:
+        done = is_done(role, keys.get("inbox_id") or envelope.id)
+        claimed = await claim(role, event, envelope, **keys)
+        if done and claimed.status == "free":
+            world.faults.append(f"{role} was given {envelope.type} of {envelope.task_id} again although it was done")
+        return claimed
+
+    return watched
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ from state_store.fold import TaskState, moves
 from state_store.port import Encoded, Recorded, StateStore, TaskFilter
 from state_store.sqlite import SCHEMA, SqliteStore
 from tests.simulation import invariants
-from tests.simulation.fences import fences_watched
+from tests.simulation.fences import claims_watched, fences_watched
 from tests.simulation.processes import Freezer, Gate, Handle
 from tests.simulation.roles import ROLES, Script, ScriptedTools, handle
 from tests.simulation.world import World
@@ -328,6 +328,7 @@ class Schedule:
         share = self.database.share(self.commit_fault)
         is_alive = self.is_alive if self.faults.presence else None
         store: Any = self.parts.store(share, None, self.codec, clock=self.now_us, is_alive=is_alive)
+        store.claim = claims_watched(store.claim, self.world, self.is_done)
         connection = self.broker.connect()
         process.on_kill.append(connection.crash)
         bus: Any = Handle(gate, connection)
@@ -371,6 +372,11 @@ class Schedule:
     def is_alive(self, holder: str) -> bool:
         found = self.alive.get(holder)
         return found is not None and found[0].alive
+
+    def is_done(self, role: str, inbox_id: str) -> bool:
+        """Whether the inbox has this delivery as done."""
+        query = "SELECT 1 FROM deliveries WHERE role = ? AND event_id = ? AND status = 'done'"
+        return self.database._store.connection.execute(query, (role, inbox_id)).fetchone() is not None
 
     def answered(self, session: Session, ordinal: int) -> bool:
         """Whether the journal already holds an ok outcome under this key."""
