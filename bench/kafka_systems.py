@@ -22,6 +22,22 @@ GOALS = (
 )
 PEERS = ("faststream", "langgraph", "dbos", "eventsourcing")
 """Those that need an environment of their own."""
+ABOUT = {
+    "distributed": "ours as it is shipped, over one Kafka broker and one PostgreSQL server with `synchronous_commit = on`: four "
+    "processes; inbox, fold, hash chain, views and trace context are on. The broker acknowledges from its page cache, for all alike: "
+    "with one replica a power cut may take what it has not yet written. Memory is that of an agent as anybody starts it, with its tools.",
+    "aiokafka": "the limit of the distributed bus, written by hand: four processes, each takes what is there (up to 500 records), writes "
+    "a row for each event in one transaction, sends, and commits its offsets once for all. At least once and nothing else: what comes "
+    "twice is told twice; no order over topics, no state to decide on, no audit, no leases, no long handlers.",
+    "faststream": "a subscriber and a publisher for each hop, acknowledged after the handler, JSON validated by a model, one row for each "
+    "event, written in the handler. Its handlers are plain functions that know nothing of Kafka; commits for each message are its own way.",
+    "langgraph": "a graph of four nodes with its PostgreSQL checkpointer, durability `sync`, the better of two and four processes. It keeps "
+    "the whole state of the graph at each step, so that any step can be looked at, forked and resumed; no work travels between processes.",
+    "dbos": "a workflow of four steps on PostgreSQL, one after the other in one process. It also has queues, schedules and the recovery of "
+    "workflows by other executors.",
+    "store": "our store on PostgreSQL by itself: appends by 200 callers at once that share their commits; the log read and folded.",
+    "eventsourcing": "the library on PostgreSQL: one event per save, and its notification log read and decoded in pages.",
+}
 PROCESSES = (2, 4)
 """LangGraph is measured with so many, and the better one counts."""
 

@@ -117,13 +117,14 @@ def points(result: Mapping[str, Any]) -> list[Point]:
 def fitted(measured: list[Point], cpus: int) -> Costs:
     """The costs from the first point and the last."""
     alone, full = measured[0], measured[-1]
-    visit = sum(alone.cpu_ms.values()) * MILLISECOND / STATIONS
-    wait = 1 / alone.rate / STATIONS - visit
+    took = 1 / alone.rate / STATIONS
+    visit = min(sum(alone.cpu_ms.values()) * MILLISECOND / STATIONS, took)  # some of it goes on beside the task
+    wait = took - visit
     cores = cpus * (1 - full.others)
     low, high = 0.0, visit
     for _ in range(40):
         each = (low + high) / 2
-        costs = Costs(visit - each, each, max(wait, 0.0), cores)
+        costs = Costs(visit - each, each, wait, cores)
         low, high = (each, high) if tasks_per_second(costs, full.window) > full.rate else (low, each)
     return costs
 

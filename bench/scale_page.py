@@ -145,8 +145,8 @@ def _breaks(sized: Callable[[int], Sizing], full: Point) -> str:
             lambda one: one.agents_per_role * scale.HANDLERS * scale.CONNECTIONS > USUAL_CONNECTIONS,
             f"PostgreSQL as installed has {USUAL_CONNECTIONS} connections, a process opens up to {scale.CONNECTIONS}",
             (
-                "`store.connections = 2`, `max_connections` of the server, then a pooler in transaction mode: agents keep nothing in a "
-                "session but its settings and prepared statements, which the pooler must carry (not tried here)"
+                "`store.connections = 2` and a larger `max_connections`; fewer processes with more tasks side by side. A pooler saves "
+                "nothing: it must work by session, since statements are prepared"
             ),
         ),
         (
