@@ -33,7 +33,7 @@ async def _measure(tasks: int, idle_tasks: int) -> dict[str, float]:
 
 
 def traced(tasks: int) -> dict[str, float]:
-    """The burst with every span sent to a collector, batched as shipped, nothing sampled out."""
+    """The burst with spans sent to a collector, batched and limited as shipped."""
     collector = [sys.executable, str(Path(__file__).with_name("collector.py"))]
     with subprocess.Popen(collector, stdout=subprocess.PIPE, text=True) as sink:
         try:

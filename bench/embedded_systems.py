@@ -25,8 +25,9 @@ GOALS = (
 ABOUT = {
     "embedded": "ours as it is shipped: four processes over one SQLite file. What is recorded is flushed before anybody hears of it "
     "(`synchronous=FULL`); inbox, fold, hash chain, views and trace context are on. Spans are exported only where somebody asks.",
-    "traced": "the same with every span of every delivery sent over OTLP to a collector on this machine: batches of the SDK's own "
-    "processor, nothing sampled out.",
+    "traced": "the same with tracing on, as shipped: spans over OTLP to a collector on this machine, in batches of the SDK's own "
+    "processor, every trace sampled; under a storm like this one each agent tells of a hundred deliveries a second, by whole traces "
+    "(docs/telemetry.md).",
     "bare_log": "the limit of the embedded bus: one SQLite log with `synchronous=FULL`, four processes, offsets and output in one "
     "transaction, and nothing else: no inbox, so a repeated record is handled twice; no state, no audit, no leases, no groups.",
     "langgraph": "a graph of four nodes with its SQLite checkpointer, durability `sync`, WAL with the default `synchronous=FULL`; the "
