@@ -24,6 +24,8 @@ SCHEMA = (
     "CREATE TABLE IF NOT EXISTS notes (writer TEXT, number INTEGER, body BLOB, PRIMARY KEY (writer, number)) STRICT;"
 )
 TOGETHER = 20
+NEWS = " told of"
+"""Of a burst that is acknowledged; written without a flush, it may be lost, but never be there without the burst."""
 
 
 def insert(writer: str, number: int) -> Callable[[sqlite3.Connection], object]:
@@ -42,6 +44,7 @@ async def write(path: Path, writer: str, rounds: int, acknowledge: Callable[[str
             await asyncio.gather(*(database.write(insert(writer, number)) for number in numbers))
             for number in numbers:
                 acknowledge(f"{writer} {number}\n")
+            await database.write(insert(f"{writer}{NEWS}", start), flush=False)
             reader.execute("SELECT count(*) FROM notes WHERE writer = ?", (writer,)).fetchone()
     await database.close()
 
@@ -70,7 +73,11 @@ def kept(path: Path) -> set[str]:
     """What the file holds; it must be whole."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
-        return {f"{writer} {number}" for writer, number in connection.execute("SELECT writer, number FROM notes")}
+        rows = set(connection.execute("SELECT writer, number FROM notes"))
+    news = {(writer, number) for writer, number in rows if writer.endswith(NEWS)}
+    for writer, start in news:
+        assert {(writer.removesuffix(NEWS), start + more) for more in range(TOGETHER)} <= rows
+    return {f"{writer} {number}" for writer, number in rows - news}
 
 
 def wait_for_lines(path: Path, count: int) -> None:
