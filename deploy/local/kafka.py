@@ -293,7 +293,7 @@ class Kafka:
             self._make_certificate()
         self._write_settings()
         if not kept.exists():
-            cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+            cluster_id = _new_cluster_id()
             scram = [
                 part
                 for name, password in self.users.items()
@@ -429,6 +429,13 @@ def _run(*command: str, timeout_seconds: float = 60.0) -> None:
     done = subprocess.run([program, *command[1:]], capture_output=True, text=True, timeout=timeout_seconds, check=False)
     if done.returncode != 0:
         raise Failed(f"{command[0]} ended with {done.returncode}: {(done.stdout + done.stderr)[-3000:]}")
+
+
+def _new_cluster_id() -> str:
+    """A UUID as Kafka writes it; never one that starts like an option."""
+    while (made := base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
+        pass
+    return made
 
 
 # -- the protocol, as far as readiness takes it ----------------------------------------------------------------------------
