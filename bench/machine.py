@@ -88,7 +88,7 @@ def description() -> dict[str, str]:
     return {
         "processor": model,
         "cpus": str(os.cpu_count()),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
         "load_average": " ".join(f"{load:.1f}" for load in os.getloadavg()),
