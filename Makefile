@@ -5,7 +5,7 @@ BIN := .venv/bin
 COMPILE := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: help setup dev demo test lint format types layers schemas docs bench kafka compose image lock clean
+.PHONY: help setup dev demo test lint format schemas docs bench kafka compose image lock clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
