@@ -42,6 +42,7 @@ from contracts.envelope import Event, root  # noqa: E402
 from contracts.errors import GavotteError, Retryable  # noqa: E402
 from contracts.events import ProductionDeployed, StagingDeployed, TaskSubmitted, TaskSucceeded  # noqa: E402
 from deploy.local import kafka, postgres  # noqa: E402
+from deploy.local.serving import Failed, Lacking  # noqa: E402
 from state_store.port import Encoded  # noqa: E402
 
 BURST_SECONDS: Final = 0.5
@@ -420,7 +421,7 @@ def conclude(plan: Plan, *, as_json: bool) -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         said("interrupted")
         return 130
-    except (Lost, GavotteError, kafka.Lacking, kafka.Failed, postgres.Lacking, postgres.Failed) as error:
+    except (Lost, GavotteError, Lacking, Failed) as error:
         kept = f"the logs are in {folder}"
         said(f"seed {plan.seed}: {error}")
         return 1

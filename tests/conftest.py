@@ -12,7 +12,8 @@ import pytest
 
 from deploy.local import postgres as postgres_server
 from deploy.local import registry
-from deploy.local.kafka import Kafka, Lacking
+from deploy.local.kafka import Kafka
+from deploy.local.serving import Lacking
 
 
 def lacking(what: object) -> NoReturn:
@@ -43,7 +44,7 @@ def schema_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[regist
     found = registry.Registry(tmp_path_factory.mktemp("registry"))
     try:
         found.start()
-    except registry.Lacking as error:
+    except Lacking as error:
         lacking(error)
     body = json.dumps({"schema": json.dumps({"type": "fixed", "name": "Stranger", "size": 1})}).encode()
     headers = {"content-type": "application/vnd.schemaregistry.v1+json"}
@@ -59,7 +60,7 @@ def postgres() -> Iterator[postgres_server.Postgres]:
     server = postgres_server.Postgres(durable=False)
     try:
         server.start()
-    except postgres_server.Lacking as error:
+    except Lacking as error:
         lacking(error)
     yield server
     server.close()

@@ -16,7 +16,6 @@ import base64
 import contextlib
 import fcntl
 import os
-import random
 import shutil
 import signal
 import socket
@@ -33,12 +32,16 @@ from types import TracebackType
 from typing import Final, Self
 from xml.etree import ElementTree as ET
 
+if not __package__:  # run as a program: this folder is on the path, and its parents are not
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from deploy.local.serving import Failed, Lacking, foreground, free_port, if_free
+
 POM: Final = Path(__file__).with_name("kafka-pom.xml")
 START_SECONDS: Final = 90.0
 STOP_SECONDS: Final = 30.0
 RESOLVE_SECONDS: Final = 600.0
-PORTS: Final = (15_000, 30_000)
-"""Below the ephemeral ports: nothing else takes a port while its broker restarts, and no client meets itself there."""
+USUAL_PORT: Final = 9092
 ADMIN: Final = "admin"
 KEYSTORE_PASSWORD: Final = "local-broker"  # noqa: S105  # of a certificate that lives as long as the folder
 
@@ -96,18 +99,6 @@ appender.out.name=out
 appender.out.layout.type=PatternLayout
 appender.out.layout.pattern=%d{{ISO8601}} %-5p %c{{1}} - %m%n
 """
-
-
-LACKING: Final = 3
-"""The exit code where this machine lacks the program; `up.py` passes over it."""
-
-
-class Lacking(RuntimeError):
-    """This machine lacks a program that a broker needs; the message names it and how to get it."""
-
-
-class Failed(RuntimeError):
-    """The broker or one of its tools did not do what it was asked; the message ends with its own last words."""
 
 
 class Kafka:
@@ -407,15 +398,6 @@ def jars() -> Path:
     return folder
 
 
-def free_port() -> int:
-    """A loopback port that nobody listens on."""
-    while True:
-        port = random.randrange(*PORTS)  # noqa: S311  # any will do
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-
-
 def _program(name: str) -> str:
     found = shutil.which(name)
     if found is None:
@@ -488,27 +470,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, help="where its data is kept (default: nowhere, removed at the end)")
     parser.add_argument("--port", type=int, help="where it listens on 127.0.0.1 (default: 9092 if free, else any)")
     asked = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with contextlib.ExitStack() as stack, contextlib.suppress(KeyboardInterrupt):
+
+    def start(stack: contextlib.ExitStack) -> Kafka:
         folder = asked.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gavotte-kafka-")))
-        try:
-            broker = stack.enter_context(Kafka(folder.resolve(), port=asked.port or _usual_port()))
-        except (Lacking, Failed) as error:
-            print(f"kafka  {error}", file=sys.stderr)
-            return LACKING if isinstance(error, Lacking) else 1
-        for name, value in broker.environment().items():
-            print(f"{name}={value}", flush=True)
-        print(f"kafka  {version()} on {broker.servers}; Ctrl-C ends it", file=sys.stderr)
-        signal.pause()
-    return 0
+        return stack.enter_context(Kafka(folder.resolve(), port=asked.port or if_free(USUAL_PORT)))
 
-
-def _usual_port() -> int | None:
-    with socket.socket() as probe, contextlib.suppress(OSError):
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", 9092))
-        return 9092
-    return None
+    return foreground("kafka", start, lambda broker: f"{version()} on {broker.servers}")
 
 
 if __name__ == "__main__":

@@ -15,12 +15,10 @@ import argparse
 import contextlib
 import os
 import pwd
-import random
 import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,14 +28,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+if not __package__:  # run as a program: this folder is on the path, and its parents are not
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from deploy.local.serving import Failed, Lacking, foreground, free_port, if_free
+
 HOMES: Final = "/usr/lib/postgresql"
 """Where Debian keeps the programs of each version, out of PATH."""
 VERSION_MIN: Final = 15
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 30.0
 USUAL_PORT: Final = 5432
-PORTS: Final = (15_000, 30_000)
-"""Below the ephemeral ports: nothing else takes a port while its server restarts."""
 SUPERUSER: Final = "postgres"
 OWNER: Final = "gavotte"
 DATABASE: Final = "gavotte"
@@ -49,18 +50,6 @@ read -r _; kill -QUIT "$1"
 for _ in 1 2 3 4 5 6 7 8 9; do kill -0 "$1" 2>/dev/null || break; sleep 0.5; done
 [ -z "$2" ] || rm -rf "$2"
 """
-
-
-LACKING: Final = 3
-"""The exit code where this machine lacks the program; `up.py` passes over it."""
-
-
-class Lacking(RuntimeError):
-    """This machine lacks a program that a server needs; the message names it and how to get it."""
-
-
-class Failed(RuntimeError):
-    """The server or one of its tools did not do what it was asked; the message ends with its own last words."""
 
 
 class Postgres:
@@ -323,16 +312,6 @@ def version(postgres: Path) -> int:
     return int(found[1]) if found else 0
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    for _ in range(200):
-        port = random.randrange(*PORTS)  # noqa: S311  # no secret
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise Failed("no port is free")
-
-
 def _server_user() -> pwd.struct_passwd:
     """Whom root lends the server to."""
     for name in (SUPERUSER, "nobody"):
@@ -371,27 +350,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, help="where its data is kept (default: nowhere, removed at the end)")
     parser.add_argument("--port", type=int, help=f"where it listens on 127.0.0.1 (default: {USUAL_PORT} if free)")
     asked = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with contextlib.ExitStack() as stack, contextlib.suppress(KeyboardInterrupt):
+
+    def start(stack: contextlib.ExitStack) -> Postgres:
         folder = asked.folder.resolve() if asked.folder else None
-        try:
-            server = stack.enter_context(Postgres(folder, port=asked.port or _usual_port()))
-        except (Lacking, Failed) as error:
-            print(f"postgres  {error}", file=sys.stderr)
-            return LACKING if isinstance(error, Lacking) else 1
-        for name, value in server.environment().items():
-            print(f"{name}={value}", flush=True)
-        print(f"postgres  on 127.0.0.1:{server.port}; Ctrl-C ends it", file=sys.stderr)
-        signal.pause()
-    return 0
+        return stack.enter_context(Postgres(folder, port=asked.port or if_free(USUAL_PORT)))
 
-
-def _usual_port() -> int | None:
-    with socket.socket() as probe, contextlib.suppress(OSError):
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", USUAL_PORT))
-        return USUAL_PORT
-    return None
+    return foreground("postgres", start, lambda server: f"on 127.0.0.1:{server.port}")
 
 
 if __name__ == "__main__":

@@ -15,10 +15,7 @@ import contextlib
 import fcntl
 import http.client
 import os
-import random
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +24,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
+
+if not __package__:  # run as a program: this folder is on the path, and its parents are not
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from deploy.local.serving import Failed, Lacking, foreground, free_port, if_free
 
 VERSION: Final = "3.0.9"
 """The last release that runs on Java 17."""
@@ -37,20 +39,6 @@ START_SECONDS: Final = 120.0
 STOP_SECONDS: Final = 15.0
 RESOLVE_SECONDS: Final = 600.0
 USUAL_PORT: Final = 8081
-PORTS: Final = (15_000, 30_000)
-"""Below the ephemeral ports: no client meets itself there."""
-
-
-LACKING: Final = 3
-"""The exit code where this machine lacks the program; `up.py` passes over it."""
-
-
-class Lacking(RuntimeError):
-    """This machine lacks a program that a registry needs; the message names it and how to get it."""
-
-
-class Failed(RuntimeError):
-    """The registry did not start; the message ends with its own last words."""
 
 
 class Registry:
@@ -188,24 +176,6 @@ def unpacked() -> Path:
     return folder
 
 
-def free_port() -> int:
-    """A loopback port that nobody listens on."""
-    while True:
-        port = random.randrange(*PORTS)  # noqa: S311  # any will do
-        if _is_free(port):
-            return port
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
-
-
 def _program(name: str) -> str:
     found = shutil.which(name)
     if found is None:
@@ -230,20 +200,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Run a schema registry for Gavotte in the foreground.")
     parser.add_argument("--port", type=int, help=f"where it listens on 127.0.0.1 (default: {USUAL_PORT} if free)")
     asked = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with contextlib.ExitStack() as stack, contextlib.suppress(KeyboardInterrupt):
+
+    def start(stack: contextlib.ExitStack) -> Registry:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gavotte-registry-")))
-        port = asked.port or (USUAL_PORT if _is_free(USUAL_PORT) else None)
-        try:
-            registry = stack.enter_context(Registry(folder, port=port))
-        except (Lacking, Failed) as error:
-            print(f"registry  {error}", file=sys.stderr)
-            return LACKING if isinstance(error, Lacking) else 1
-        for name, value in registry.environment().items():
-            print(f"{name}={value}", flush=True)
-        print(f"registry  Apicurio {VERSION} on {registry.url}; Ctrl-C ends it", file=sys.stderr)
-        signal.pause()
-    return 0
+        return stack.enter_context(Registry(folder, port=asked.port or if_free(USUAL_PORT)))
+
+    return foreground("registry", start, lambda registry: f"Apicurio {VERSION} on {registry.url}")
 
 
 if __name__ == "__main__":

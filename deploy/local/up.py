@@ -16,10 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+if not __package__:  # run as a program: this folder is on the path, and its parents are not
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from deploy.local.serving import LACKING
+
 SERVERS: Final = ("kafka", "postgres", "registry")
 """Each is a program beside this one that runs until it is told to end."""
-LACKING: Final = 3
-"""The exit code of a server whose program is not on this machine: it has said so, and the others go on."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import socket
 import urllib.request
 from collections import Counter
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 
 from agents.model.faults import KINDS
 from console.demo import DESCRIPTION, TITLE, build_sample
+from deploy.local.serving import free_port
 from tests.acceptance.commands import SPLIT, TESTS, Person, ready_pids, repository, until
 
 KEY = "sk-ant-planted-4711"
@@ -153,12 +153,6 @@ def recorded(shown: dict[str, Any]) -> None:
     tools = [call["tool"] for call in shown["tool_calls"]]
     assert tools[:3] == ["survey", "read_files", "apply_edits"]
     assert all(call["success"] and call["latency_ms"] >= 0 and call["error"] is None for call in shown["tool_calls"])
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 @pytest.mark.timeout(PATIENCE_SECONDS * 2)

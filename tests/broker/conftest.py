@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from deploy.local.kafka import Kafka, Lacking
+from deploy.local.kafka import Kafka
+from deploy.local.serving import Lacking
 from tests.broker.kafka_nodes import secured
 from tests.conftest import lacking
 

@@ -22,7 +22,8 @@ from bus.kafka.cluster import Patience
 from bus.partitions import partition_of
 from bus.port import Consumer, Message, Record
 from contracts.errors import GavotteError, Refused, TooLarge, Unavailable
-from deploy.local.kafka import Kafka, free_port
+from deploy.local.kafka import Kafka
+from deploy.local.serving import free_port
 from tests.broker.kafka_nodes import client
 
 SHORT = Patience(request=4.0)

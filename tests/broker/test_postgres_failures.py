@@ -13,7 +13,8 @@ import asyncpg
 import pytest
 
 from contracts.errors import NotFound, OutcomeUnknown, Refused, Unavailable, Usage
-from deploy.local.postgres import Postgres, free_port
+from deploy.local.postgres import Postgres
+from deploy.local.serving import free_port
 from state_store.port import Commit, Delivery, Recorded
 from state_store.postgres import connections, migrations, together
 from state_store.postgres.migrations import migrate

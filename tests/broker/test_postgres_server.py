@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.postgres import Failed, Postgres, program
+from deploy.local.postgres import Postgres, program
+from deploy.local.serving import Failed
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -24,8 +24,9 @@ from contracts.topology import CORE_AGENTS  # noqa: E402
 from deploy.local.kafka import Kafka  # noqa: E402
 from deploy.local.postgres import Postgres  # noqa: E402
 from deploy.local.registry import Registry  # noqa: E402
+from deploy.local.serving import free_port  # noqa: E402
 from tests.acceptance.commands import FIX, git, repository, until  # noqa: E402
-from tests.images.dockerfile import free_port, interpolated, services  # noqa: E402
+from tests.images.dockerfile import interpolated, services  # noqa: E402
 
 IMAGE = "gavotte:lane"
 USER = 10001

@@ -20,9 +20,10 @@ import pytest
 
 from agents.settings import load_settings
 from contracts.topology import CORE_AGENTS
+from deploy.local.serving import free_port
 from tests.acceptance.commands import until
 from tests.conftest import lacking
-from tests.images.dockerfile import COMPOSE, DOCKERFILE, ROOT, free_port, image, interpolated, secrets, services
+from tests.images.dockerfile import COMPOSE, DOCKERFILE, ROOT, image, interpolated, secrets, services
 
 BIN = Path(sys.executable).parent
 ROLES = [agent.role for agent in CORE_AGENTS]
