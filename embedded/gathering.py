@@ -45,10 +45,15 @@ class Gathering(Generic[A, R]):
             answers = await self._answer([call for call, _ in waiting])
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # whatever it is, those who wait must hear of it
             answers = [error] * len(waiting)
-        for (_, future), answer in zip(waiting, answers, strict=True):
-            if future.done():
-                continue
-            if isinstance(answer, BaseException):
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)
+        settle(waiting, answers)
+
+
+def settle(waiting: Sequence[tuple[A, asyncio.Future[R]]], answers: Sequence[R | BaseException]) -> None:
+    """Tell each caller that still waits its result, or raise its error there."""
+    for (_, future), answer in zip(waiting, answers, strict=True):
+        if future.done():
+            continue
+        if isinstance(answer, BaseException):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)

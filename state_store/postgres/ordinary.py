@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, TypeVar
 import asyncpg
 
 from contracts.errors import Unavailable
+from embedded.gathering import settle
 from state_store import ordinary
 from state_store.consequences import CORE_ROLES
 from state_store.fold import FOLD_VERSION
@@ -69,13 +70,7 @@ class Turns(Generic[A, R]):
                     answers = await self._answer([call for call, _ in waiting])
                 except Exception as error:  # noqa: BLE001  # whatever it is, those who wait must hear of it
                     answers = [error] * len(waiting)
-                for (_, future), answer in zip(waiting, answers, strict=True):
-                    if future.done():
-                        continue
-                    if isinstance(answer, BaseException):
-                        future.set_exception(answer)
-                    else:
-                        future.set_result(answer)
+                settle(waiting, answers)
         finally:
             self._serving = None
 
