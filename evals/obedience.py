@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from agents.model import wire
 from agents.model.breaker import Breaker
 from agents.model.port import Call, Failure, Question, Reply, Route
+from agents.model.scripted import free_call
 
 NAME: Final = "obedient"
 
@@ -41,8 +41,7 @@ class ObedientModel:
         return (self._route,)
 
     def call(self, question: Question, route: Route) -> Call:
-        frame = wire.frame_of(question, route.model, tokens_max=4096, stream=False)
-        return Call(question, route, frame, wire.encode(frame), 0, 0)
+        return free_call(question, route)
 
     async def open(self, route: Route) -> None:
         """Nothing is needed."""

@@ -51,8 +51,7 @@ class ScriptedModel:
         return (self._route,)
 
     def call(self, question: Question, route: Route) -> Call:
-        frame = wire.frame_of(question, route.model, tokens_max=4096, stream=False)
-        return Call(question, route, frame, wire.encode(frame), 0, 0)
+        return free_call(question, route)
 
     async def open(self, route: Route) -> None:
         """Nothing is needed."""
@@ -88,6 +87,12 @@ class NoModel:
 
     async def send(self, call: Call) -> Reply:
         raise NotImplementedError(f"{call.route} has no model")
+
+
+def free_call(question: Question, route: Route) -> Call:
+    """A call that nobody is paid for: nothing is set apart for it."""
+    frame = wire.frame_of(question, route.model, tokens_max=4096, stream=False)
+    return Call(question, route, frame, wire.encode(frame), 0, 0)
 
 
 def calls_in(answer: dict[str, Any], tool: str) -> list[dict[str, Any]]:
