@@ -1,17 +1,18 @@
-"""Durable beginnings outside the path of one event: before bytes of doubtful records are decoded, and after 30 s."""
+"""Beginnings outside the path of one event: before bytes of doubtful records are decoded, after 30 s, after a pause."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
 from contracts.codec import read_envelope
-from contracts.envelope import Envelope
+from contracts.envelope import Envelope, Event
 from contracts.errors import NeedsPerson
 from state_store.port import Claim, Encoded
 
 if TYPE_CHECKING:
     from agents.work import Work
     from agents.worker import Worker
+    from state_store.fold import TaskState
 
 STARTS_MAX: Final = 5
 """So often a delivery may be begun without any progress before it is parked unread."""
@@ -49,6 +50,16 @@ async def detach(worker: Worker, work: Work) -> None:
         worker.verify(event, known=claim.known)
         delivery = work.delivery(role, event.envelope, claim, worker.holder)
         await worker.store.start(delivery, None if claim.known else consumed, waiting=True)
+
+
+async def looks_anew(worker: Worker, work: Work, event: Event, state: TaskState) -> bool:
+    """On TaskResumed: a parked delivery that was reopened goes on with its own journal; else the role looks anew.
+
+    Where the task moved on since, whatever moved it has a delivery of its own, and is the cause of what follows.
+    """
+    if event.type != "TaskResumed" or state.step_sequence > work.sequence:
+        return False
+    return await worker.store.next_waiting(worker.agent.role, event.task_id, besides=event.id) is None
 
 
 def poisonous(envelope: Envelope, claim: Claim) -> NeedsPerson:

@@ -15,7 +15,7 @@ from agents.worker import Worker
 from bus.retry import LetGo, decide
 from contracts.envelope import Event
 from state_store.fold import TaskState
-from state_store.port import Claim, Commit, Committed, Delivery, Encoded, Recorded, StateStore, Step
+from state_store.port import Claim, Commit, Committed, Delivery, Recorded, StateStore, Step
 
 Interval = tuple[int, int]
 """When something began and ended, in microseconds."""
@@ -104,6 +104,17 @@ class ObservedWorker(Worker):
                 passage.error = work.stopped_by or error
             raise
 
+    async def open(self, work: Work, event: Event, value: bytes, claim: Claim) -> None:
+        """Stop 3, with a note of what the inbox said."""
+        if (passage := AT_WORK.get()) is not None:
+            passage.asked = "repeated" if claim.status == "done" else claim.status
+        await super().open(work, event, value, claim)
+
+    def told(self, recorded: Sequence[Recorded]) -> None:
+        """The news went out with the commit."""
+        if (passage := AT_WORK.get()) is not None and passage.committed is not None:
+            passage.sent.append((recorded, passage.committed))
+
     async def tell(self, recorded: Sequence[Recorded]) -> None:
         """Stop 6, with a note of when."""
         began_us = self.clock()
@@ -129,12 +140,6 @@ class _Overheard:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
-
-    async def claim(self, role: str, event: Encoded | None, *rest: Any, **options: Any) -> Claim:
-        claim = await self._store.claim(role, event, *rest, **options)
-        if (passage := AT_WORK.get()) is not None:
-            passage.asked = "repeated" if claim.status == "done" else claim.status
-        return claim
 
     async def commit(self, request: Commit) -> Committed:
         began_us = self._clock()

@@ -9,6 +9,7 @@ from contracts.errors import Usage
 
 if TYPE_CHECKING:
     from agents.settings import Settings
+    from bus.port import Bus
     from contracts.codec import Codec
     from contracts.topology import Topology
     from embedded.file import Database
@@ -31,8 +32,13 @@ async def file_of(settings: Settings) -> Database | None:
     return await Database.open(settings.database, schema=schema) if schema else None
 
 
-async def store_of(settings: Settings, database: Database | None, codec: Codec, topology: Topology) -> StateStore:
-    """The store; `database` is that file. Raises Unavailable, Refused or Usage with the way forward."""
+async def store_of(
+    settings: Settings, database: Database | None, codec: Codec, topology: Topology, bus: Bus | None = None
+) -> StateStore:
+    """The store; `database` is that file, and `bus` told by its commits where it is in there, too.
+
+    Raises Unavailable, Refused or Usage with the way forward.
+    """
     if settings.store.backend == "postgres":
         from state_store.postgres.store import PostgresStore
 
@@ -40,11 +46,13 @@ async def store_of(settings: Settings, database: Database | None, codec: Codec, 
         return await PostgresStore.open(url, codec, size=size, topology=topology)
     if database is None:
         raise Usage("the store sqlite lives in a file, and none was opened")
+    from agents.transport import news_of
     from embedded.liveness import is_alive
     from state_store.sqlite import SqliteStore
 
     alive = functools.partial(is_alive, settings.run)
-    return SqliteStore(database, settings.bodies, codec, is_alive=alive, topology=topology)
+    news = news_of(bus, topology) if bus is not None else None
+    return SqliteStore(database, settings.bodies, codec, is_alive=alive, topology=topology, news=news)
 
 
 def postgres_url(settings: Settings, *, owner: bool = False) -> str:

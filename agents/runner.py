@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agents.beginnings import detach
+from agents.foresight import foresee
 from agents.observed import ObservedWorker, Observer
 from agents.work import Work
 from agents.worker import Handle, ToolMaker, Worker
@@ -175,19 +176,37 @@ class Runner:
         """Records into lanes; partitions that are too far ahead of their offset are paused meanwhile."""
         while self.lanes.failure is None:
             self._pause(subscription)
-            for record in await subscription.fetch(self.pace.batch, FETCH_SECONDS):
-                if not self._concerns(record):
+            records = await subscription.fetch(self.pace.batch, FETCH_SECONDS)
+            works = [self._work(record) for record in records]
+            await foresee(self.worker, self._beginning(works))
+            for record, work in zip(records, works, strict=True):
+                if record.partition not in subscription.assigned:
+                    continue  # it went to another process meanwhile, and is read there
+                if work is None:
                     self.lanes.pass_over(Work(record.key, record))
-                elif self._is_careful(record):
-                    self.lanes.add(Work(record.key, record, careful=True, alone=self._one_at_a_time))
                 else:
-                    self.lanes.add(Work(record.key, record))
+                    self.lanes.add(work)
         raise self.lanes.failure  # lanes begin nothing more, so the worker must end
 
-    def _concerns(self, record: Record) -> bool:
-        """Whether this role may have to do with a record; what cannot be told from its type is the worker's to read."""
+    def _work(self, record: Record) -> Work | None:
+        """What a record is to this role, None for nothing; what cannot be told from its type is the worker's to read."""
         type_ = record.envelope.type if record.envelope is not None else type_in(record.headers)
-        return type_ is None or type_ in self.agent.consumes
+        if type_ is not None and type_ not in self.agent.consumes:
+            return None
+        if self._is_careful(record):
+            return Work(record.key, record, careful=True, alone=self._one_at_a_time)
+        return Work(record.key, record)
+
+    def _beginning(self, works: Iterable[Work | None]) -> list[Work]:
+        """Those that are handled at once; what is seen for one that is queued would be old when its turn comes."""
+        room, keys, found = self.lanes.room, set[bytes](), list[Work]()
+        for work in works:
+            if work is None or work.key in keys:
+                continue
+            keys.add(work.key)
+            if len(found) < room and not work.careful and self.lanes.is_free(work.key):
+                found.append(work)
+        return found
 
     def _pause(self, subscription: Subscription) -> None:
         """Hold back partitions that are too far ahead of their offset, until enough of it is finished."""

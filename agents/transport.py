@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from bus.losses import loses_records
 from contracts.errors import Usage
+from contracts.topology import Topology, topic_for
 
 if TYPE_CHECKING:
     from agents.settings import Settings
+    from bus.embedded import EmbeddedBus, Enclosed
     from bus.kafka.cluster import Cluster
     from bus.port import Bus
+    from contracts.envelope import Envelope
     from embedded.file import Database
 
 
@@ -27,6 +32,35 @@ def bus_of(settings: Settings, database: Database | None) -> Bus:
 
     shelf = contents_at if settings.store.backend == "sqlite" else None  # the record shares the file, or it does not
     return EmbeddedBus(database, settings.run, partitions=settings.bus.partitions, shelf=shelf)
+
+
+class EnclosedNews:
+    """News written by the store's own commit, where the bus is in its file (`state_store.ordinary.News`)."""
+
+    def __init__(self, bus: EmbeddedBus, topology: Topology) -> None:
+        self._bus = bus
+        self._topology = topology
+
+    def encloses(self, events: Iterable[Envelope]) -> bool:
+        return self._bus.encloses({self._topic(event) for event in events})
+
+    def enclose(self, connection: sqlite3.Connection, events: Iterable[tuple[Envelope, int]]) -> Enclosed:
+        return self._bus.enclose(
+            connection, [(self._topic(event), event.task_id, position) for event, position in events]
+        )
+
+    def tell(self, enclosed: Enclosed) -> None:
+        self._bus.tell(enclosed)
+
+    def _topic(self, event: Envelope) -> str:
+        return topic_for(event.type, event.source, self._topology)
+
+
+def news_of(bus: Bus, topology: Topology) -> EnclosedNews | None:
+    """How a store on the bus's own file tells what it records; None for another bus, or one that is to lose records."""
+    from bus.embedded import EmbeddedBus
+
+    return EnclosedNews(bus, topology) if isinstance(bus, EmbeddedBus) and not loses_records() else None
 
 
 def cluster_of(settings: Settings) -> Cluster:

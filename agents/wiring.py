@@ -113,9 +113,9 @@ async def open_runtime(settings: Settings, *, create: bool = True) -> Runtime:
         database = await file_of(settings)
         if database is not None:
             opened.push_async_callback(database.close)
-        store = await store_of(settings, database, codec, topology)
-        opened.push_async_callback(store.close)
         bus = bus_of(settings, database)
+        store = await store_of(settings, database, codec, topology, bus)
+        opened.push_async_callback(store.close)
         runtime = Runtime(settings, database, store, bus, codec, topology, Keyring.at(settings.operators_pub))
         await runtime.refresh()
         opened.pop_all()

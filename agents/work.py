@@ -9,7 +9,7 @@ from typing import Any
 
 from agents.session import Session
 from bus.port import Record
-from contracts.envelope import Envelope
+from contracts.envelope import Envelope, Event
 from contracts.errors import GavotteError
 from state_store.port import Claim, Delivery, Due
 
@@ -22,7 +22,8 @@ class Work:
     `killed_by` says why a kill covers the task: then all that is left to do is to end it.
 
     `careful` marks a record of a partition whose last holder died: its start is durable before its bytes are decoded,
-    and each attempt at it is made inside `alone`. `idling` is set between attempts: nothing is lost by ending it there.
+    and each attempt at it is made inside `alone`. `foreseen` is what stops 2 and 3 found for many at once, until it is
+    used. `idling` is set between attempts: nothing is lost by ending it there.
     """
 
     key: bytes
@@ -32,6 +33,7 @@ class Work:
     alone: AbstractAsyncContextManager[object] = field(default_factory=nullcontext)
     idling: bool = False
     envelope: Envelope | None = None
+    foreseen: tuple[Event, bytes, Claim] | None = None
     session: Session | None = None
     sequence: int = 0
     attempt: int = 0

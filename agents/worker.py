@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 from agents.aside import Aside
-from agents.beginnings import STARTS_MAX, brace, poisonous
+from agents.beginnings import STARTS_MAX, brace, looks_anew, poisonous
 from agents.emission import Emission
 from agents.endings import cancelled, overdue
 from agents.session import Session
@@ -108,10 +108,14 @@ class Worker:
         """Stops 2 to 5; returns what was recorded and is to be published."""
         if work.careful:
             await brace(self, work)
-        event, value = await self.read(work)  # stop 2: the envelope, its right to be said here, the payload
+        foreseen, work.foreseen = work.foreseen, None  # another attempt looks for itself
+        event, value = (
+            foreseen[:2] if foreseen else await self.read(work)
+        )  # stop 2: the envelope, its right, the payload
         if event is None:
             return ()
-        claim = await self.ask(work, event, value)  # stop 3: the inbox
+        claim = foreseen[2] if foreseen else await self.ask(work, event, value)  # stop 3: the inbox
+        await self.open(work, event, value, claim)
         if work.session is None:
             return claim.unpublished
         if claim.unpublished:
@@ -136,22 +140,25 @@ class Worker:
         return self.codec.decode(work.envelope, value), value
 
     async def ask(self, work: Work, event: Event, value: bytes) -> Claim:
-        """Stop 3: where the inbox says that the delivery is ours to handle, a session is opened."""
-        work.session = None
+        """Stop 3: what the inbox says of the event."""
         consumed = Encoded(event, value)
-        claim = await self.store.claim(
+        return await self.store.claim(
             self.agent.role, consumed, event.envelope, inbox_id=work.inbox_id, holder=self.holder
         )
+
+    async def open(self, work: Work, event: Event, value: bytes, claim: Claim) -> None:
+        """Stop 3: where the inbox says that the delivery is ours to handle, a session is opened."""
+        work.session = None
         if claim.status in {"free", "waiting"}:
             self.verify(event, known=claim.known)
-        unknown = None if claim.known else consumed
+        unknown = None if claim.known else Encoded(event, value)
         delivery = work.delivery(self.agent.role, event.envelope, claim, self.holder)
         if claim.status == "waiting":
             await self.store.start(delivery, unknown, waiting=True)
         elif claim.status == "closed" and work.inbox_id is not None:
             await self.store.commit(Commit(delivery))  # the deadline of a state that is over: nothing waits behind it
         if claim.status != "free" or claim.state is None:
-            return claim
+            return
         work.attempt, work.sequence = claim.attempt, claim.sequence
         work.session = Session(self.store, delivery, claim.state, unknown, claim.steps)
         work.killed_by = claim.killed_by
@@ -161,7 +168,6 @@ class Worker:
             await work.session.begin()
         elif claim.starts >= STARTS_MAX:
             raise poisonous(event.envelope, claim)
-        return claim
 
     def verify(self, event: Event, *, known: bool) -> None:
         """Acts of authority need their signature; what an agent says is in the store before it is on the bus."""
@@ -181,7 +187,7 @@ class Worker:
                 return [cancelled(event, state)] if state.cancel_requested else overdue(event, state)
             if work.killed_by:  # an act is to be finished before the task may end, and not now
                 raise Killed(work.killed_by, hint="gavotte lift")
-            if not ending and event.type in HEARD_BY_ALL and not await self.looks_anew(work, event, state):
+            if not ending and event.type in HEARD_BY_ALL and not await looks_anew(self, work, event, state):
                 return []
         work.thinking = asyncio.current_task()
         try:
@@ -198,6 +204,9 @@ class Worker:
         crashpoint("worker.commit.after")
         if committed.status not in {"recorded", "repeated"}:
             log.info("%s: %s", committed.status, committed.detail)
+        if committed.told:
+            self.told(committed.events)
+            return ()
         if session.began or work.due is not None or (work.envelope and work.envelope.type in HEARD_BY_ALL):
             await self.go_on(work, session.delivery.task_id)
         return committed.events
@@ -208,6 +217,9 @@ class Worker:
             await self.tell(recorded)
         if recorded and work.envelope is not None:
             self.unmarked.append(work.inbox_id or work.envelope.id)
+
+    def told(self, recorded: Sequence[Recorded]) -> None:
+        """The bus in the store's own file has it, by the same commit."""
 
     async def tell(self, recorded: Sequence[Recorded]) -> None:
         """Publish until the bus has it."""
@@ -238,12 +250,3 @@ class Worker:
     async def has_open_effects(self, task_id: str) -> bool:
         """Whether an act on the world is to be made certain, or told, before the task may end."""
         return await self.store.unfinished_act(task_id) is not None
-
-    async def looks_anew(self, work: Work, event: Event, state: TaskState) -> bool:
-        """On TaskResumed: a parked delivery that was reopened goes on with its own journal; else the role looks anew.
-
-        Where the task moved on since, whatever moved it has a delivery of its own, and is the cause of what follows.
-        """
-        if event.type != "TaskResumed" or state.step_sequence > work.sequence:
-            return False
-        return await self.store.next_waiting(self.agent.role, event.task_id, besides=event.id) is None

@@ -7,14 +7,13 @@ the next poll of any member, and their partitions taken over at once.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 import secrets
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from bus import file_groups
 from bus.file_log import Content, Place, Row, Shelf, pack_headers, record_of, stored_contents
@@ -26,7 +25,7 @@ from bus.queries import SCHEMA, SQL
 from bus.wakeups import GROUPS, RECORDS, WakeUps
 from contracts import ids
 from contracts.errors import Refused, Unavailable
-from embedded.file import Database
+from embedded.file import Database, Occupied
 from embedded.gathering import Gathering
 from embedded.liveness import Presence
 
@@ -38,6 +37,17 @@ POLL_SECONDS: Final = 1.0
 PARTITIONS_MAX: Final = 62
 """A set of partitions travels to SQLite as the bits of one integer."""
 REMOVED_AT_ONCE: Final = 2_000
+
+
+Seen = tuple[int, dict[int, set[str]]]
+"""A generation of members, and who of them listens: topic id -> addresses."""
+
+
+class Enclosed(NamedTuple):
+    """News within a change that is not committed yet: topic ids, and who listens where that is new."""
+
+    topics: set[int]
+    seen: Seen | None
 
 
 class EmbeddedBus:
@@ -74,7 +84,6 @@ class EmbeddedBus:
         self._topics: dict[int, str] = {}
         self._listeners: dict[int, set[str]] = {}
         self._generation = -1
-        self._news: set[int] = set()
         self._subscriptions: set[FileSubscription] = set()
         self._publishing = Gathering(self._publish)
         self._closed = False
@@ -103,12 +112,13 @@ class EmbeddedBus:
         await self.ensure_topics(list({message.topic for message in messages}))
         time_us = self._clock()
         rows = [self._row(message, time_us) for message in messages]
-        generation = self._generation
         told_again = all(message.stored is not None for message in messages)  # by the sweep, from the record
-        news = await self.database.write(lambda connection: _append(connection, rows, generation), flush=not told_again)
-        if news is not None:
-            self._generation, self._listeners = news
-        self._announce({self._topic_ids[message.topic] for message in messages})
+        change = functools.partial(self._append, rows)
+        try:
+            seen = self.database.write_at_once(change, flush=not told_again)
+        except Occupied:
+            seen = await self.database.write(change, flush=not told_again)
+        self._appended({self._topic_ids[message.topic] for message in messages}, seen)
         return [None] * len(calls)
 
     async def subscribe(self, consumer: Consumer) -> FileSubscription:
@@ -179,6 +189,25 @@ class EmbeddedBus:
                 await self.database.write(change)
         return sum(count for _, count in found.values())
 
+    # -- for a store on the same file ---------------------------------------------------------------------------------
+
+    def encloses(self, topics: Iterable[str]) -> bool:
+        """Whether news for these topics can be written by somebody else's change, with `enclose`."""
+        return self.shelf is not None and not self._closed and self._topic_ids.keys() >= set(topics)
+
+    def enclose(self, connection: sqlite3.Connection, news: Iterable[tuple[str, str, int]]) -> Enclosed:
+        """Write news (topic, key, number of what is stored) within a change of the file; once it is committed, `tell`."""
+        time_us, partitions, ids_ = self._clock(), self.partitions, self._topic_ids
+        rows = [
+            (ids_[topic], partition_of(key.encode(), partitions), time_us, b"", b"", b"", stored)
+            for topic, key, stored in news
+        ]
+        return Enclosed({row[0] for row in rows}, self._append(rows, connection))
+
+    def tell(self, enclosed: Enclosed) -> None:
+        """Wake those who listen to what was enclosed, and is committed now."""
+        self._appended(*enclosed)
+
     # -- for its subscriptions ----------------------------------------------------------------------------------------
 
     def topic(self, topic_id: int) -> str:
@@ -216,18 +245,15 @@ class EmbeddedBus:
             return (*place, b"", b"", b"", message.stored)
         return (*place, message.key, pack_headers(message.headers), message.value, None)
 
-    def _announce(self, topics: set[int]) -> None:
-        """Wake once for all that was committed together."""
-        if self._wakeups is None:
-            return
-        if not self._news:
-            asyncio.get_running_loop().call_soon(self._wake)
-        self._news |= topics
+    def _append(self, rows: Sequence[tuple[object, ...]], connection: sqlite3.Connection) -> Seen | None:
+        return _append(connection, rows, self._generation)
 
-    def _wake(self) -> None:
-        topics, self._news = self._news, set()
-        addresses = set().union(*(self._listeners.get(topic, ()) for topic in topics))
+    def _appended(self, topics: set[int], seen: Seen | None) -> None:
+        """Wake once for all that was committed together."""
+        if seen is not None:
+            self._generation, self._listeners = seen
         if self._wakeups is not None and not self._closed:
+            addresses = set().union(*(self._listeners.get(topic, ()) for topic in topics))
             self._wakeups.wake(sorted(addresses), RECORDS)
 
     def _woken(self, kind: str) -> None:
@@ -249,9 +275,7 @@ def _add_topics(connection: sqlite3.Connection, topics: Sequence[str], partition
     return _topics(connection)
 
 
-def _append(
-    connection: sqlite3.Connection, rows: Sequence[tuple[object, ...]], generation: int
-) -> tuple[int, dict[int, set[str]]] | None:
+def _append(connection: sqlite3.Connection, rows: Sequence[tuple[object, ...]], generation: int) -> Seen | None:
     """Append the rows; returns who listens, where that has changed since `generation`."""
     connection.executemany(SQL["append"], rows)
     current: int = connection.execute(SQL["generation"]).fetchone()[0]

@@ -53,6 +53,8 @@ class FileSubscription:
         self._positions: dict[Place, int] = {}
         self._assigned: frozenset[int] = frozenset()
         self._paused: set[int] = set()
+        self._more = True
+        """Whether the last look left something behind."""
         self._news = asyncio.Event()
         self._group_news = asyncio.Event()
         self._attending: asyncio.Task[None] | None = None
@@ -73,19 +75,18 @@ class FileSubscription:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_seconds
         while True:
-            self._news.clear()
+            if self._more:
+                await asyncio.sleep(0)  # others get their turn
+            elif not self._news.is_set():  # nothing was left, and nobody told of more
+                await _wait(self._news, _shorter(max(0.0, deadline - loop.time()), self._bus.poll_seconds))
             if self._failure is not None:
                 raise self._failure
             if self._closed:
                 raise Unavailable(f"member {self._me.member} has left group {self._me.group}")
-            records, more = await self._take(records_max)
-            if records:
+            self._news.clear()
+            records, self._more = self._take(records_max)
+            if records or loop.time() >= deadline:
                 return records
-            remaining = deadline - loop.time()
-            if remaining <= 0:
-                return []
-            if not more:
-                await _wait(self._news, _shorter(remaining, self._bus.poll_seconds))
 
     def pause(self, partitions: Collection[int]) -> None:
         self._paused.update(partitions)
@@ -128,14 +129,14 @@ class FileSubscription:
 
     # -- records ------------------------------------------------------------------------------------------------------
 
-    async def _take(self, records_max: int) -> tuple[list[Record], bool]:
+    def _take(self, records_max: int) -> tuple[list[Record], bool]:
         """What is there now, and whether there is more. Reading goes on behind it when this returns."""
         wanted = windows({place: at for place, at in self._positions.items() if place[1] not in self._paused})
         if not wanted:
             return [], False
         limit = max(1, records_max // len(wanted))
         shelf = self._bus.shelf
-        found = await self._bus.database.read(lambda connection: read_windows(connection, wanted, limit, shelf))
+        found = self._bus.database.look(lambda connection: read_windows(connection, wanted, limit, shelf))
         records: list[Record] = []
         for each in found:
             records += self._accept(each)
@@ -144,17 +145,10 @@ class FileSubscription:
         return records, any(each.more for each in found)
 
     def _accept(self, found: Found) -> Iterable[Record]:
-        """The rows whose places were neither lost nor paused nor read on while the query ran."""
-        valid = {
-            place
-            for place, position in found.window.positions.items()
-            if self._positions.get(place) == position and place[1] not in self._paused
-        }
-        for place in valid:
-            self._positions[place] = max(self._positions[place], found.next)
-        return [
-            record_of(row, self._bus.topic(row[1]), found.stored) for row in found.rows if (row[1], row[2]) in valid
-        ]
+        """The rows of a window, behind which its places are read on."""
+        for place, position in found.window.positions.items():
+            self._positions[place] = max(position, found.next)
+        return [record_of(row, self._bus.topic(row[1]), found.stored) for row in found.rows]
 
     # -- the group ----------------------------------------------------------------------------------------------------
 

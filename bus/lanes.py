@@ -159,6 +159,15 @@ class Lanes(Generic[W]):
         return len(self._running)
 
     @property
+    def room(self) -> int:
+        """How many more could begin now."""
+        return max(0, self._running_max - len(self._running) + self._resting) if self._may_begin() else 0
+
+    def is_free(self, key: bytes) -> bool:
+        """Whether nothing of this key is running or queued."""
+        return key not in self._running and key not in self._queues
+
+    @property
     def waiting(self) -> int:
         """How many are queued and not begun."""
         return sum(len(queue) for queue in self._queues.values())
@@ -241,8 +250,10 @@ class Lanes(Generic[W]):
             task.add_done_callback(partial(self._ended, item))
 
     def _has_room(self) -> bool:
-        busy = len(self._running) - self._resting
-        return busy < self._running_max and not self._held and self.failure is None
+        return len(self._running) - self._resting < self._running_max and self._may_begin()
+
+    def _may_begin(self) -> bool:
+        return not self._held and self.failure is None
 
     @contextmanager
     def resting(self) -> Iterator[None]:

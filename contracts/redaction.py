@@ -43,7 +43,7 @@ _HINTS: Final = {
     "J": ("eyJ",),
     "V": ("PRIVATE KEY",),
     "x": ("xox",),
-    ":": ("://",),
+    "/": ("://",),
     "r": ("earer ",),
     "-": ("sk-", "glpat-", "pypi-"),
     "_": ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "k_live_", "npm_", "hf_"),

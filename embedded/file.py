@@ -8,7 +8,8 @@ Why it is built this way:
 - `synchronous=NORMAL` loses acknowledged commits at power loss in WAL mode: so it is FULL, but for what says of itself
   that it can be told again;
 - a hop to a thread costs more than a query or a commit of a few rows, and fights it for the interpreter: so both are
-  done in the loop, but for what reads much, and for commits while another process holds the lock.
+  done in the loop, but for what reads much, and for copying the WAL back. A thread would also keep others from the lock
+  while it waits for the interpreter: so the lock is looked for from the loop, which goes on meanwhile.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from embedded.lock import FileLock
 T = TypeVar("T")
 
 LOCK_TIMEOUT_SECONDS: Final = 30.0
+LOCK_PAUSE_SECONDS: Final = 0.000_5
+"""Between two looks whether the lock is free; an event loop makes a millisecond of it at least."""
 BUSY_TIMEOUT_SECONDS: Final = 5.0
 CHANGES_PER_CHECKPOINT: Final = 8_000
 """Rows changed by this process, plus some for each commit, after which it copies the WAL back into the file."""
@@ -56,11 +59,15 @@ FROM sqlite_master AS master WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTU
 """
 
 
+class Occupied(Exception):
+    """Somebody else is at work on the file now."""
+
+
 class Database:
     """A connection of this process to the shared file; belongs to the event loop that opened it.
 
-    Changes and queries are plain functions of a `sqlite3.Connection`; they run in a thread, must not commit, roll back
-    or run scripts, and may not keep the connection. Errors: Unavailable (disk full, lock or disk does not answer),
+    Changes and queries are plain functions of a `sqlite3.Connection`; they must not commit, roll back or run scripts,
+    and may not keep the connection. Errors: Unavailable (disk full, lock or disk does not answer),
     Refused (no permission), Corrupt; sqlite3.IntegrityError and mistakes in SQL come through as they are.
     """
 
@@ -109,6 +116,12 @@ class Database:
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Run the query on a snapshot of the last commit, here and now: it is to be short."""
+        result = self.look(query)
+        await asyncio.sleep(0)  # others get their turn
+        return result
+
+    def look(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """The same for who awaits something else afterwards."""
         self._check_usable()
         if self._reader is None:
             raise Unavailable(f"{self.path} is not open yet")
@@ -120,7 +133,6 @@ class Database:
                 self._reader.execute("COMMIT")
         except sqlite3.Error as error:
             raise _explained(error, self.path) from error
-        await asyncio.sleep(0)  # others get their turn
         return result
 
     async def survey(self, query: Callable[[sqlite3.Connection], T]) -> T:
@@ -140,10 +152,23 @@ class Database:
         that COMMIT itself failed: the change may or may not be there; look before repeating it.
         """
         waiting = self._enqueue(self._changes, change, flush=flush)
-        if self._writing is None:
-            self._writing = asyncio.get_running_loop().create_task(self._write_queued())
+        self._begin_writing()
         result: T = await waiting.future
         return result
+
+    def write_at_once(self, change: Callable[[sqlite3.Connection], T], *, flush: bool = True) -> T:
+        """The same here and now. Raises Occupied where somebody is at work on the file, or changes wait: nothing is done."""
+        self._check_usable()
+        if self._writing is not None or not self._lock.try_acquire():
+            raise Occupied
+        waiting = _Waiting(change, asyncio.get_running_loop().create_future(), flush)
+        ((_, result, error),) = self._commit_held([waiting])
+        if self._since_checkpoint >= CHANGES_PER_CHECKPOINT:
+            self._begin_writing()
+        if error is not None:
+            raise error
+        done: T = result
+        return done
 
     async def close(self) -> None:
         """Finish what is queued, then close; the last process to close folds the WAL into the file. Safe twice."""
@@ -176,17 +201,32 @@ class Database:
         queue.append(waiting)
         return waiting
 
+    def _begin_writing(self) -> None:
+        if self._writing is None:
+            self._writing = asyncio.get_running_loop().create_task(self._write_queued())
+
     async def _write_queued(self) -> None:
         try:
-            while self._changes:
-                if self._lock.try_acquire():  # nobody is at work on the file: no need for the thread
-                    _settle(self._commit_held())
-                else:
-                    _settle(await self._writer.run(self._commit_queued))
+            while self._changes or self._since_checkpoint >= CHANGES_PER_CHECKPOINT:
+                if self._changes:
+                    _settle(await self._commit_queued())
                 if self._since_checkpoint >= CHANGES_PER_CHECKPOINT:
                     await self._writer.run(self._checkpoint)
         finally:
             self._writing = None
+
+    async def _commit_queued(self) -> list[_Settled]:
+        """Take what waits once the lock is won, and commit it together. Errors are returned, each with its change."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + LOCK_TIMEOUT_SECONDS
+        try:
+            while not self._lock.try_acquire():
+                if loop.time() >= deadline:
+                    self._lock.refuse(LOCK_TIMEOUT_SECONDS)
+                await asyncio.sleep(LOCK_PAUSE_SECONDS)
+        except GavotteError as error:
+            return [_Settled(waiting, None, error) for waiting in _take(self._changes)]
+        return self._commit_held(_take(self._changes))
 
     async def _survey_queued(self) -> None:
         try:
@@ -195,7 +235,7 @@ class Database:
         finally:
             self._surveying = None
 
-    # below: in the threads
+    # below: on the connections, some of it in their threads
 
     def _connect_writer(self) -> sqlite3.Connection:
         self._lock.acquire(LOCK_TIMEOUT_SECONDS)
@@ -225,18 +265,10 @@ class Database:
                 connection.rollback()
             self._lock.release()
 
-    def _commit_queued(self) -> list[_Settled]:
-        """Take what waits once the lock is won, and commit it together. Errors are returned, each with its change."""
+    def _commit_held(self, batch: list[_Waiting]) -> list[_Settled]:
+        """Commit these together, then let go of the lock, which is won."""
         try:
-            self._lock.acquire(LOCK_TIMEOUT_SECONDS)
-        except GavotteError as error:
-            return [_Settled(waiting, None, error) for waiting in _take(self._changes)]
-        return self._commit_held()
-
-    def _commit_held(self) -> list[_Settled]:
-        """The same where the lock is won already."""
-        try:
-            return self._commit(self._writer.connection, _take(self._changes))
+            return self._commit(self._writer.connection, batch)
         finally:
             self._lock.release()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from contracts.errors import Unavailable
-from embedded.file import Database
+from embedded.file import Database, Occupied
 
 T = TypeVar("T")
 
@@ -50,8 +50,15 @@ class InlineDatabase(Database):
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         await asyncio.sleep(0)
+        return self.look(query)
+
+    def look(self, query: Callable[[sqlite3.Connection], T]) -> T:
         self._check_open()
         return query(self._store.connection)
+
+    def write_at_once(self, change: Callable[[sqlite3.Connection], T], *, flush: bool = True) -> T:
+        """Never here: each commit is a point at which others may come between."""
+        raise Occupied
 
     async def survey(self, query: Callable[[sqlite3.Connection], T]) -> T:
         return await self.read(query)

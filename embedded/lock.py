@@ -13,6 +13,7 @@ import os
 import time
 import weakref
 from pathlib import Path
+from typing import NoReturn
 
 from contracts.errors import Refused, Unavailable
 
@@ -56,12 +57,16 @@ class FileLock:
         pause = PAUSE_SECONDS_MIN
         while not self.try_acquire():
             if time.monotonic() >= deadline:
-                raise Unavailable(
-                    f"{self.path} is held by {holder(self.path)} for more than {timeout_seconds:g} s",
-                    hint="that process is busy or stopped: wait, or end it",
-                )
+                self.refuse(timeout_seconds)
             time.sleep(pause)
             pause = min(pause * 1.5, PAUSE_SECONDS_MAX)
+
+    def refuse(self, timeout_seconds: float) -> NoReturn:
+        """Raise what whoever waited in vain is told: Unavailable, naming the holder."""
+        raise Unavailable(
+            f"{self.path} is held by {holder(self.path)} for more than {timeout_seconds:g} s",
+            hint="that process is busy or stopped: wait, or end it",
+        )
 
     def release(self) -> None:
         """Let go; harmless if the lock is not held."""

@@ -5,6 +5,8 @@ Those are found here by one query. What follows from them is prepared outside of
 nothing but what was seen: states, hashes, rows. The transaction only writes, a few statements for all, into places that
 must be free: the next sequence of the task, the delivery's row. Where anything came between, a place is taken, nothing
 is written, and the rules judge each delivery apart. For SQLite, whose transactions are alone in their file.
+
+A bus that lives in the same file (`News`) has its records written by the same transaction: what is recorded is told.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from itertools import count
+from typing import Any, Final, NamedTuple, Protocol
 
+from contracts.envelope import Envelope
 from contracts.events import TERMINAL_TYPES
 from contracts.ids import SYSTEM_TASK
 from state_store import inbox
@@ -29,6 +33,22 @@ from state_store.views import view_row
 
 EVENT_COLUMNS: Final = 17
 """Of the row of an event, as `next_row` makes it."""
+
+
+class News(Protocol):
+    """A bus in the same file, as the store sees it."""
+
+    def encloses(self, events: Iterable[Envelope]) -> bool:
+        """Whether it can write the news of these events within a change of the store."""
+        ...
+
+    def enclose(self, conn: sqlite3.Connection, events: Iterable[tuple[Envelope, int]]) -> Any:
+        """Write the news of these events, by their positions; what `tell` is to be given after the commit."""
+        ...
+
+    def tell(self, enclosed: Any) -> None:
+        """The commit is done: wake who listens."""
+        ...
 
 
 class Sight(NamedTuple):
@@ -50,6 +70,8 @@ class Draft:
     rows: list[tuple[Any, ...]]
     ends: str
     """The type of the event that ends the task, or empty."""
+    view: dict[str, Any] | None = None
+    """The view of the task at its new end, where that moved."""
 
 
 def claims(conn: sqlite3.Connection, role: str, event_ids: Sequence[str]) -> dict[str, Claim]:
@@ -88,26 +110,35 @@ def draft(request: Commit, now_us: int) -> Draft | None:
         made.rows.append(next_row(made.head, encoded, state, now_us))
         if encoded.event.type in TERMINAL_TYPES:
             made.ends = encoded.event.type
+    if made.rows:
+        made.view = view_row(made.head, now_us)
     return made
 
 
-def write(conn: sqlite3.Connection, drafts: Sequence[Draft], now_us: int) -> list[Committed]:
-    """All of them as one change. Raises Clash, and then nothing of it may stay: the caller undoes what was written."""
+def write(conn: sqlite3.Connection, drafts: Sequence[Draft], now_us: int, news: News | None = None) -> tuple[int, Any]:
+    """All of them as one change: the position before the first event, and what `news` is to tell.
+
+    Raises Clash, and then nothing of it may stay: the caller undoes what was written.
+    """
     _check_obstacles(conn, drafts)
-    (position,) = conn.execute(SQL["last_position"]).fetchone()
+    (before,) = conn.execute(SQL["last_position"]).fetchone()
     try:
         conn.executemany(SQL["event_insert"], [row for each in drafts for row in each.rows])
-        conn.executemany(SQL["view_update"], [view_row(each.head, now_us) for each in drafts if each.rows])
+        conn.executemany(SQL["view_update"], [each.view for each in drafts if each.view])
         _end(conn, [each for each in drafts if each.ends], now_us)
-        done, deliveries = [], []
+        deliveries, position = [], before
         for each in drafts:
-            done.append(committed(each, position))
-            deliveries.append(_delivery_row(each, position, now_us))
+            deliveries.append(_delivery_row(each, position, now_us, told=news is not None))
             position += len(each.rows)
         conn.executemany(ORDINARY["delivery_insert"], deliveries)
     except sqlite3.IntegrityError as error:
         raise Clash(str(error)) from error
-    return done
+    return before, news.enclose(conn, zip(envelopes(drafts), count(before + 1))) if news is not None else None
+
+
+def envelopes(drafts: Iterable[Draft]) -> Iterable[Envelope]:
+    """Those of all events that are to be recorded, in order."""
+    return (encoded.event.envelope for each in drafts for encoded in each.request.emitted)
 
 
 def begins_task(encoded: Encoded) -> bool:
@@ -161,25 +192,24 @@ def _end(conn: sqlite3.Connection, drafts: Sequence[Draft], now_us: int) -> None
         conn.executemany(SQL["drop_leases"], [ended(each.head.task_id, each.ends, now_us) for each in drafts])
 
 
-def committed(each: Draft, position: int) -> Committed:
-    return Committed(
-        "recorded",
-        tuple(
-            as_recorded(encoded, row, position + index)
-            for index, (encoded, row) in enumerate(zip(each.request.emitted, each.rows, strict=True), 1)
-        ),
+def committed(each: Draft, position: int, *, told: bool = False) -> Committed:
+    """What became of a draft that was written behind this position."""
+    events = tuple(
+        as_recorded(encoded, row, position + index)
+        for index, (encoded, row) in enumerate(zip(each.request.emitted, each.rows, strict=True), 1)
     )
+    return Committed("recorded", events, told=told)
 
 
 def as_recorded(encoded: Encoded, row: tuple[Any, ...], position: int) -> Recorded:
     return Recorded(encoded.event.envelope, encoded.value, row[2], position, *row[13:16])
 
 
-def _delivery_row(each: Draft, position: int, now_us: int) -> tuple[Any, ...]:
+def _delivery_row(each: Draft, position: int, now_us: int, *, told: bool) -> tuple[Any, ...]:
     d, emitted = each.request.delivery, len(each.rows)
     return (
         *(d.role, d.event_id, d.task_id, d.cause_id, each.sight.type, each.sight.sequence, d.basis),
         *(each.request.attempt, each.request.reason, each.request.reason_code, d.kill_seq),
-        *((0, position + 1, position + emitted) if emitted else (1, None, None)),
+        *((int(told), position + 1, position + emitted) if emitted else (1, None, None)),
         *(d.holder, now_us),
     )

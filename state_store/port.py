@@ -184,6 +184,8 @@ class Committed:
     status: CommitStatus
     events: tuple[Recorded, ...] = ()
     detail: str = ""
+    told: bool = False
+    """Whether the same commit put the events on a bus in the same file: they need not be published any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,6 +365,13 @@ class StateStore(Protocol):
         """Ask the inbox about an event (stop 3). Reads only. `event` may be None while its payload is not to be decoded;
         where it is unknown then, there is no state. `inbox_id` replaces the event's id as inbox key (deadlines). A
         delivery that `holder` itself has begun is free to it."""
+        ...
+
+    async def ready(self, role: str, event_ids: Sequence[str]) -> Mapping[str, Claim]:
+        """Of many recorded events the claims of those that are free without a question, by event id; one look for all.
+
+        What is not among them is to be asked for with `claim`. Reads only, and may know of none.
+        """
         ...
 
     async def start(self, delivery: Delivery, consumed: Encoded | None, *, waiting: bool = False) -> Started:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from contracts import ids
 from contracts.codec import Codec
 from contracts.errors import Corrupt, Unavailable
 from contracts.topology import Topology
-from embedded.file import Database
-from embedded.gathering import Gathering
+from embedded.file import Database, Occupied
+from embedded.gathering import Answers, Gathering
 from state_store import audit, inbox, ordinary
 from state_store.bodies import Bodies
+from state_store.ordinary import Draft, News
 from state_store.port import Claim, Commit, Committed, Encoded, Ends, Recorded
 from state_store.queries import SCHEMA, SQL
 from state_store.store import Asked, Rules, Store
@@ -66,7 +68,7 @@ class SqliteTransaction:
 class SqliteStore(Store):
     """`StateStore` on a database that was opened with `SCHEMA`; the database belongs to who opened it.
 
-    `bodies` is the folder of large bodies, None keeps all in the database.
+    `bodies` is the folder of large bodies, None keeps all in the database. `news` is a bus in the same file.
     """
 
     def __init__(
@@ -78,10 +80,12 @@ class SqliteStore(Store):
         clock: Callable[[], int] = ids.now_us,
         is_alive: Callable[[str], bool] | None = None,
         topology: Topology | None = None,
+        news: News | None = None,
     ) -> None:
         super().__init__(codec, Bodies(bodies), is_alive, topology)
         self._database = database
         self._clock = clock
+        self._news = news
         self._appends = Gathering(self._append_all)
         self._claims = Gathering(self._claim_all)
         self._commits = Gathering(self._commit_all)
@@ -120,8 +124,8 @@ class SqliteStore(Store):
     async def _claim(self, asked: Asked) -> Claim:
         return await self._claims(asked)
 
-    async def _claim_all(self, calls: Sequence[Asked]) -> Sequence[Claim | BaseException]:
-        return await self._database.read(lambda conn: self._answers(conn, calls))
+    def _claim_all(self, calls: Sequence[Asked]) -> Answers[Claim]:
+        return self._database.look(lambda conn: self._answers(conn, calls))
 
     def _answers(self, conn: Connection, calls: Sequence[Asked]) -> Sequence[Claim | BaseException]:
         role = calls[0].role
@@ -137,17 +141,48 @@ class SqliteStore(Store):
                 answers.append(error)
         return answers
 
+    async def ready(self, role: str, event_ids: Sequence[str]) -> Mapping[str, Claim]:
+        return self._database.look(lambda conn: ordinary.claims(conn, role, event_ids))
+
     async def _commit(self, request: Commit) -> Committed:
         return await self._commits(request)
 
-    async def _commit_all(self, calls: Sequence[Commit]) -> Sequence[Committed | BaseException]:
+    def _commit_all(self, calls: Sequence[Commit]) -> Answers[Committed] | Awaitable[Answers[Committed]]:
+        """All at once where all are ordinary and nobody is at work on the file, as nearly always."""
         now_us, role = self._clock(), calls[0].delivery.role
         drafts = [ordinary.draft(call, now_us) if call.delivery.role == role else None for call in calls]
         together = [draft for draft in drafts if draft is not None]
+        news = self._news if self._news and self._news.encloses(ordinary.envelopes(together)) else None
+        change = partial(ordinary.write, drafts=together, now_us=now_us, news=news)
+        if len(together) < len(calls):
+            return self._commit_some(calls, drafts, change, news)
+        try:
+            return self._written(together, self._database.write_at_once(change), news)
+        except (Occupied, Clash):
+            return self._commit_some(calls, drafts, change, news)
+
+    def _written(self, drafts: Sequence[Draft], done: tuple[int, Any], news: News | None) -> list[Committed]:
+        position, enclosed = done
+        if news is not None:
+            news.tell(enclosed)
+        answers = []
+        for each in drafts:
+            answers.append(ordinary.committed(each, position, told=news is not None))
+            position += len(each.rows)
+        return answers
+
+    async def _commit_some(
+        self,
+        calls: Sequence[Commit],
+        drafts: Sequence[Draft | None],
+        change: Callable[[Connection], tuple[int, Any]],
+        news: News | None,
+    ) -> Answers[Committed]:
+        """The ordinary ones together as soon as the file is free, the others, or all after a clash, by the rules."""
         written: Iterator[Committed] = iter(())
-        if together:
+        if together := [draft for draft in drafts if draft is not None]:
             try:
-                written = iter(await self._in_file(lambda conn: ordinary.write(conn, together, now_us)))
+                written = iter(self._written(together, await self._in_file(change), news))
             except Clash:
                 drafts = [None] * len(calls)
         by_the_rules = super()._commit

@@ -189,6 +189,11 @@ class Store(ABC):
     ) -> Claim:
         return await self._claim(Asked(role, event, envelope, inbox_id, holder))
 
+    async def ready(self, role: str, event_ids: Sequence[str]) -> Mapping[str, Claim]:
+        """A backend that cannot look for many at once knows of none."""
+        del role, event_ids
+        return {}
+
     async def start(self, delivery: Delivery, consumed: Encoded | None, *, waiting: bool = False) -> Started:
         return await self._write(
             "start",
