@@ -58,6 +58,7 @@ class InlineDatabase(Database):
 
     def write_at_once(self, change: Callable[[sqlite3.Connection], T], *, flush: bool = True) -> T:
         """Never here: each commit is a point at which others may come between."""
+        del change, flush
         raise Occupied
 
     async def survey(self, query: Callable[[sqlite3.Connection], T]) -> T:
