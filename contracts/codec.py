@@ -275,11 +275,13 @@ class Codec:
 
         Raises TooLarge or Undecodable for bytes that will never be an event, Skew where a newer release may read them.
         """
-        type_, version, fields = self.decode_plain(value)
-        if type_ != envelope.type or version != envelope.version:
-            raise Undecodable(
-                f"the headers say {envelope.type} v{envelope.version}, the schema id says {type_} v{version}"
-            )
+        return Event(envelope, self.decode_payload(envelope.type, envelope.version, value))
+
+    def decode_payload(self, type_: str, version: int, value: bytes) -> Payload:
+        """What a value states whose envelope names this type and version; raises likewise."""
+        own_type, own_version, fields = self.decode_plain(value)
+        if own_type != type_ or own_version != version:
+            raise Undecodable(f"the headers say {type_} v{version}, the schema id says {own_type} v{own_version}")
         latest = latest_version(type_)
         if latest is None or version > latest:
             raise Skew(f"this build knows no event {type_} v{version}", hint="upgrade this agent")
@@ -290,7 +292,7 @@ class Codec:
         if cls is None:
             raise Skew(f"this build knows no event {type_} v{version}", hint="upgrade this agent")
         try:
-            return Event(envelope, cls.model_validate(fields))
+            return cls.model_validate(fields)
         except ValidationError as error:
             raise Undecodable(f"{type_} v{version}: {_first(error)}") from None
 

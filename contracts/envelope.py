@@ -21,6 +21,11 @@ def agent_source(role: str) -> str:
     return f"{SOURCE_PREFIX}agent:{role}"
 
 
+def role_of(source: str) -> str:
+    """The last part of a source: a role's name, `operator` or `client`."""
+    return source.rpartition(":")[2]
+
+
 OPERATOR_SOURCE = f"{SOURCE_PREFIX}operator"
 CLIENT_SOURCE = f"{SOURCE_PREFIX}client"
 
@@ -48,7 +53,7 @@ class Envelope(NamedTuple):
     @property
     def role(self) -> str:
         """The last part of the source: a role's name, `operator` or `client`."""
-        return self.source.rpartition(":")[2]
+        return role_of(self.source)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from types import SimpleNamespace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.envelope import Event
 from contracts.errors import Illegal
-from contracts.events import Budget
+from contracts.events import Budget, Payload
 from contracts.ids import derived
 from contracts.topology import ESCALATED_SECONDS, awaited
 
@@ -231,29 +231,64 @@ def moves(type_: str) -> bool:
     return type_ in _MOVING
 
 
+class Told(Protocol):
+    """What the fold needs to know of an event besides its payload; envelopes have it."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def type(self) -> str: ...
+
+    @property
+    def time_us(self) -> int: ...
+
+    @property
+    def role(self) -> str: ...
+
+
 def evolve(state: TaskState, event: Event, sequence: int) -> TaskState:
     """The state after the event; raises Illegal where `TRANSITIONS` does not allow it."""
-    return state.model_copy(update=changes(state, event, sequence))
+    return _with(state, changes(state, event.envelope, event.payload, sequence))
 
 
-def changes(state: TaskState, event: Event, sequence: int) -> dict[str, Any]:
-    """What the event changes in the state, field by field; raises Illegal likewise."""
-    step = next_step(state, event.type)
+def _with(state: TaskState, changed: dict[str, Any]) -> TaskState:
+    """What `model_copy(update=...)` makes, without a first copy of everything."""
+    return _filled(state.__dict__ | changed, state.__pydantic_fields_set__ | changed.keys())
+
+
+def _filled(fields: dict[str, Any], told: set[str]) -> TaskState:
+    """A state of fields that are all there and valid, as pydantic lays it out."""
+    state = TaskState.__new__(TaskState)
+    _put(state, "__dict__", fields)
+    _put(state, "__pydantic_fields_set__", told)
+    _put(state, "__pydantic_extra__", None)
+    _put(state, "__pydantic_private__", None)
+    return state
+
+
+_put: Final = object.__setattr__
+
+
+def changes(state: TaskState, told: Told, payload: Payload | None, sequence: int) -> dict[str, Any]:
+    """What the event changes in the state, field by field; raises Illegal likewise. Of types that are not in `READ` the
+    payload may be None."""
+    step = next_step(state, told.type)
     if step is None:
         standing = f"{state.step} ({state.pause.kind})" if state.pause else state.step
-        raise Illegal(f"{event.type} is not legal for task {state.task_id} in step {standing}")
+        raise Illegal(f"{told.type} is not legal for task {state.task_id} in step {standing}")
     changed: dict[str, Any] = {"sequence": sequence, "step": step}
-    applier = _APPLY.get(event.type)
+    applier = _APPLY.get(told.type)
     if applier is not None:
-        changed.update(applier(state, event))
+        changed.update(applier(state, told, payload))
     if step in ENDED:
         changed["pause"] = None
         if state.step not in ENDED:
-            changed["ended_at_us"] = event.envelope.time_us
+            changed["ended_at_us"] = told.time_us
     if step != state.step:
         changed["step_sequence"] = sequence
     if step != state.step or changed.get("pause", state.pause) != state.pause:
-        changed["since_us"] = event.envelope.time_us
+        changed["since_us"] = told.time_us
         changed["since_sequence"] = sequence
     return changed
 
@@ -262,32 +297,31 @@ class Fold:
     """A fold over many events, for which no state is made but the last."""
 
     def __init__(self, task_id: str) -> None:
-        self._start = TaskState(task_id=task_id)
-        self._now: Any = SimpleNamespace(**vars(self._start))
+        self._now: Any = SimpleNamespace(**vars(TaskState(task_id=task_id)))
 
-    def add(self, event: Event | None, sequence: int) -> None:
-        """The next event, None for one that only annotates. Raises Illegal."""
+    def add(self, told: Told, payload: Payload | None, sequence: int) -> None:
+        """The next event; its payload where `READ` names its type. Raises Illegal."""
         now = vars(self._now)
-        now |= {"sequence": sequence} if event is None else changes(self._now, event, sequence)
+        now |= changes(self._now, told, payload, sequence) if moves(told.type) else {"sequence": sequence}
 
     def state(self) -> TaskState:
         """The state after all of them."""
-        return self._start.model_copy(update=vars(self._now))
+        fields = dict(vars(self._now))
+        return _filled(fields, set(fields))
 
 
 def fold(task_id: str, events: Iterable[tuple[int, Event | None]], start: TaskState | None = None) -> TaskState:
     """The state after all events, given as (sequence, event); None stands for an annotation not decoded here."""
     state = start or TaskState(task_id=task_id)
     for sequence, event in events:
-        state = state.model_copy(update={"sequence": sequence}) if event is None else evolve(state, event, sequence)
+        state = _with(state, {"sequence": sequence}) if event is None else evolve(state, event, sequence)
     return state
 
 
-def _submitted(_: TaskState, event: Event) -> dict[str, Any]:
-    p: Any = event.payload
+def _submitted(_: TaskState, told: Told, p: Any) -> dict[str, Any]:
     return {
-        "submission_id": event.id,
-        "submitted_at_us": event.envelope.time_us,
+        "submission_id": told.id,
+        "submitted_at_us": told.time_us,
         "title": p.title,
         "description": p.description,
         "task_type": p.task_type,
@@ -303,14 +337,13 @@ def _submitted(_: TaskState, event: Event) -> dict[str, Any]:
     }
 
 
-def _planned(_: TaskState, event: Event) -> dict[str, Any]:
-    return {"plan_id": event.id}
+def _planned(_: TaskState, told: Told, __: Any) -> dict[str, Any]:
+    return {"plan_id": told.id}
 
 
-def _proposed(_: TaskState, event: Event) -> dict[str, Any]:
-    p: Any = event.payload
+def _proposed(_: TaskState, told: Told, p: Any) -> dict[str, Any]:
     return {
-        "change_id": event.id,
+        "change_id": told.id,
         "revisions": p.revision,
         "head_commit": p.head_commit,
         "digest": p.digest,
@@ -318,84 +351,77 @@ def _proposed(_: TaskState, event: Event) -> dict[str, Any]:
     }
 
 
-def _reviewed(_: TaskState, event: Event) -> dict[str, Any]:
-    return {"review_id": event.id}
+def _reviewed(_: TaskState, told: Told, __: Any) -> dict[str, Any]:
+    return {"review_id": told.id}
 
 
-def _asked(_: TaskState, event: Event) -> dict[str, Any]:
-    p: Any = event.payload
+def _asked(_: TaskState, told: Told, p: Any) -> dict[str, Any]:
     expires = int(p.expires_at.timestamp() * 1_000_000)
-    return {"approval": Approval(request_id=event.id, digest=p.digest, expires_at_us=expires)}
+    return {"approval": Approval(request_id=told.id, digest=p.digest, expires_at_us=expires)}
 
 
-def _decided(decision: str, state: TaskState, event: Event) -> dict[str, Any]:
+def _decided(decision: str, state: TaskState, told: Told, p: Any) -> dict[str, Any]:
     if state.approval is None:
         return {}
-    p: Any = event.payload
     if p.request_id != state.approval.request_id or p.digest != state.approval.digest:
-        raise Illegal(f"{event.type} answers {p.request_id} over {p.digest}, asked was {state.approval.request_id}")
+        raise Illegal(f"{told.type} answers {p.request_id} over {p.digest}, asked was {state.approval.request_id}")
     update = {
         "decision": decision,
         "operator": getattr(p, "operator", ""),
         "self_approved": getattr(p, "self_approved", False),
-        "decision_id": event.id,
+        "decision_id": told.id,
     }
     return {"approval": state.approval.model_copy(update=update)}
 
 
-def _granted(state: TaskState, event: Event) -> dict[str, Any]:
-    return _decided("granted", state, event)
+def _granted(state: TaskState, told: Told, p: Any) -> dict[str, Any]:
+    return _decided("granted", state, told, p)
 
 
-def _denied(state: TaskState, event: Event) -> dict[str, Any]:
-    return _decided("denied", state, event)
+def _denied(state: TaskState, told: Told, p: Any) -> dict[str, Any]:
+    return _decided("denied", state, told, p)
 
 
-def _expired(state: TaskState, event: Event) -> dict[str, Any]:
-    return _decided("expired", state, event)
+def _expired(state: TaskState, told: Told, p: Any) -> dict[str, Any]:
+    return _decided("expired", state, told, p)
 
 
-def _released(environment: str, state: TaskState, event: Event) -> dict[str, Any]:
-    p: Any = event.payload
+def _released(environment: str, state: TaskState, p: Any) -> dict[str, Any]:
     return {"releases": {**state.releases, environment: Release(digest=p.digest, path=p.path)}}
 
 
-def _staging(state: TaskState, event: Event) -> dict[str, Any]:
-    return _released("staging", state, event)
+def _staging(state: TaskState, _: Told, p: Any) -> dict[str, Any]:
+    return _released("staging", state, p)
 
 
-def _production(state: TaskState, event: Event) -> dict[str, Any]:
-    return _released("production", state, event)
+def _production(state: TaskState, _: Told, p: Any) -> dict[str, Any]:
+    return _released("production", state, p)
 
 
-def _rolled_back(state: TaskState, event: Event) -> dict[str, Any]:
-    p: Any = event.payload
+def _rolled_back(state: TaskState, _: Told, p: Any) -> dict[str, Any]:
     known = state.releases.get(p.environment)
     release = known.model_copy(update={"rolled_back": True}) if known else None
     return {"releases": {**state.releases, p.environment: release}} if release else {}
 
 
-def _cancel_requested(_: TaskState, event: Event) -> dict[str, Any]:
-    p: Any = event.payload
+def _cancel_requested(_: TaskState, __: Told, p: Any) -> dict[str, Any]:
     return {"cancel_requested": True, "cancel_reason": p.reason, "cancel_operator": p.operator}
 
 
-def _escalated(state: TaskState, event: Event) -> dict[str, Any]:
-    p: Any = event.payload
+def _escalated(state: TaskState, told: Told, p: Any) -> dict[str, Any]:
     pause = Pause(
         kind="escalated",
         role=p.role,
         reason=p.reason,
         reason_code=p.reason_code,
         hint=p.hint,
-        since_us=event.envelope.time_us,
+        since_us=told.time_us,
     )
     return {"pause": pause, "escalations": state.escalations + 1}
 
 
-def _exhausted(state: TaskState, event: Event) -> dict[str, Any]:
-    p: Any = event.payload
-    role = p.role or event.envelope.role
+def _exhausted(state: TaskState, told: Told, p: Any) -> dict[str, Any]:
+    role = p.role or told.role
     reason = f"budget of {p.axis} is spent: {p.spent} of {p.limit}"
     if p.wanted:
         held = f", {p.reserved} held for calls without an outcome" if p.reserved else ""
@@ -406,13 +432,12 @@ def _exhausted(state: TaskState, event: Event) -> dict[str, Any]:
         reason=reason,
         reason_code=f"budget_{p.axis}",
         hint=f"gavotte budget raise {state.task_id}",
-        since_us=event.envelope.time_us,
+        since_us=told.time_us,
     )
     return {"pause": pause}
 
 
-def _resumed(state: TaskState, event: Event) -> dict[str, Any]:
-    p: Any = event.payload
+def _resumed(state: TaskState, _: Told, p: Any) -> dict[str, Any]:
     changes: dict[str, Any] = {"pause": None, "corrections": {**state.corrections, **p.corrections}}
     revisions = p.corrections.get("revisions_max")
     if revisions is not None:
@@ -425,24 +450,20 @@ def _resumed(state: TaskState, event: Event) -> dict[str, Any]:
     return changes
 
 
-def _raised(state: TaskState, event: Event) -> dict[str, Any]:
-    p: Any = event.payload
+def _raised(state: TaskState, _: Told, p: Any) -> dict[str, Any]:
     paused = state.pause is not None and state.pause.kind == "budget"
     return {"budget": p.budget, **({"pause": None} if paused else {})}
 
 
-def _succeeded(_: TaskState, event: Event) -> dict[str, Any]:
-    p: Any = event.payload
+def _succeeded(_: TaskState, __: Told, p: Any) -> dict[str, Any]:
     return {"outcome": p.summary or "done", "outcome_code": "succeeded"}
 
 
-def _failed(_: TaskState, event: Event) -> dict[str, Any]:
-    p: Any = event.payload
+def _failed(_: TaskState, __: Told, p: Any) -> dict[str, Any]:
     return {"outcome": p.reason, "outcome_code": p.reason_code}
 
 
-def _cancelled(_: TaskState, event: Event) -> dict[str, Any]:
-    p: Any = event.payload
+def _cancelled(_: TaskState, __: Told, p: Any) -> dict[str, Any]:
     return {"outcome": p.reason or "cancelled", "outcome_code": "cancelled"}
 
 
@@ -468,6 +489,9 @@ _APPLY: Final = {
     "TaskFailed": _failed,
     "TaskCancelled": _cancelled,
 }
+
+READ: Final = frozenset(_APPLY) - {"PlanProposed", "ReviewPassed", "ChangesRequested"}
+"""The types whose payloads are looked at; of all others the fold leans on the envelope alone."""
 
 _MOVING: Final = (
     frozenset(type_ for row in TRANSITIONS.values() for type_ in row)

@@ -52,8 +52,8 @@ T = TypeVar("T")
 Rules = Callable[[Transaction], Coroutine[Any, Any, T]]
 """What happens in one transaction."""
 
-TASKS_PER_REBUILD: Final = 200
-"""Tasks folded in one transaction while views are rebuilt, so that others get a turn."""
+EVENTS_PER_REBUILD: Final = 2_000
+"""Events folded in one transaction while views are rebuilt, so that others get a turn."""
 _OF_ALL: Final = frozenset({"KillRaised", "KillLifted"})
 """What touches the deliveries of other tasks too."""
 
@@ -331,14 +331,13 @@ class Store(ABC):
         return await self._read(registrations.agents)
 
     async def rebuild_views(self) -> int:
-        count, after = 0, ""
-        while True:
-            page = partial(views.rebuild_after, streams=self._streams, after=after, limit=TASKS_PER_REBUILD)
-            folded = await self._write("rebuild_views", page, alone=True)
-            count += sum(task_id != ids.SYSTEM_TASK for task_id in folded)
-            if len(folded) < TASKS_PER_REBUILD:
-                return count
-            after = folded[-1]
+        count = 0
+        after: str | None = ids.SYSTEM_TASK  # which has no view, and sorts before all that have
+        while after is not None:
+            page = partial(views.rebuild_after, streams=self._streams, after=after, limit=EVENTS_PER_REBUILD)
+            folded, after = await self._write("rebuild_views", page, alone=True)
+            count += folded
+        return count
 
     async def prune_journal(self, before_us: int, *, dry_run: bool = False) -> Pruned:
         found = await self._survey(lambda tx: retention.find(tx, self._bodies, before_us))

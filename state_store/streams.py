@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from operator import itemgetter
+from typing import Any, Final, NamedTuple
 
 from contracts.codec import Codec
-from contracts.envelope import Envelope, Event
+from contracts.envelope import Envelope, Event, role_of
 from contracts.errors import Conflict, Corrupt, GavotteError
 from contracts.ids import SYSTEM_TASK
 from state_store.audit import GENESIS, chained_hash, recorded
-from state_store.fold import FOLD_VERSION, Fold, TaskState, evolve, moves
+from state_store.fold import FOLD_VERSION, READ, Fold, TaskState, evolve
 from state_store.port import Encoded, Recorded
 from state_store.transaction import Clash, Transaction
 
 __all__ = ["Head", "Streams", "recorded"]
 
 _ALL = sys.maxsize
+
+
+_READ: Final = json.dumps(sorted(READ))
 
 
 @dataclass(slots=True)
@@ -28,6 +34,35 @@ class Head:
     task_id: str
     sequence: int
     hash: str
+    state: TaskState
+
+
+class Line(NamedTuple):
+    """What a view follows from, of one event: a row of `told_after`. `value` is None where the fold does not read it."""
+
+    task_id: str
+    sequence: int
+    type: str
+    version: int
+    id: str
+    time_us: int
+    source: str
+    correlation_id: str
+    position: int
+    recorded_at_us: int
+    hash: str
+    value: bytes | None
+
+    @property
+    def role(self) -> str:
+        return role_of(self.source)
+
+
+class Story(NamedTuple):
+    """A whole stream: its two ends, and the state at the later one."""
+
+    first: Line
+    last: Line
     state: TaskState
 
 
@@ -83,30 +118,36 @@ class Streams:
             return TaskState(task_id=task_id, sequence=sequence)
         fold = Fold(task_id)
         for event in await self.read(tx, task_id, sequence):
-            self._fold(fold, event)
+            self._fold(fold, task_id, event.envelope, event.sequence, event.value)
         return fold.state()
 
-    async def heads(self, tx: Transaction, after: str, upto: str) -> list[tuple[Head, int]]:
-        """The ends of the streams of all tasks in this range of ids, folded, and when their last events were recorded."""
-        found = []
-        rows = await tx.rows("streams_between", (after, upto))
-        for task_id, stream in groupby(map(recorded, rows), key=lambda event: event.envelope.task_id):
-            if task_id == SYSTEM_TASK:
-                continue
-            fold = Fold(task_id)
-            for event in stream:
-                self._fold(fold, event)
-            found.append((Head(task_id, event.sequence, event.hash, fold.state()), event.recorded_at_us))
-        return found
+    async def stories(self, tx: Transaction, after: str, limit: int) -> tuple[list[Story], bool]:
+        """The streams behind a task in the order of ids, each from its first event to its last, about so many events at
+        once; and whether these were the last streams. What the fold does not read is not fetched.
+        """
+        lines = [Line._make(row) for row in await tx.rows("told_after", (_READ, after, limit))]
+        if ended := len(lines) < limit:
+            whole = lines
+        else:  # the last stream may go on behind the page: it is left for the next, unless it fills one alone
+            cut = lines[-1].task_id
+            whole = [line for line in lines if line.task_id != cut]
+            whole = whole or [Line._make(row) for row in await tx.rows("told_of", (_READ, cut))]
+        return [self._story(list(own)) for _, own in groupby(whole, key=itemgetter(0))], ended
 
-    def _fold(self, fold: Fold, event: Recorded) -> None:
-        envelope = event.envelope
+    def _story(self, lines: Sequence[Line]) -> Story:
+        fold = Fold(lines[0].task_id)
+        for line in lines:
+            self._fold(fold, line.task_id, line, line.sequence, line.value)
+        return Story(lines[0], lines[-1], fold.state())
+
+    def _fold(self, fold: Fold, task_id: str, told: Line | Envelope, sequence: int, value: bytes | None) -> None:
         try:
-            moving = self.codec.decode(envelope, event.value) if moves(envelope.type) else None
-            fold.add(moving, event.sequence)
+            read = told.type in READ
+            payload = self.codec.decode_payload(told.type, told.version, value or b"") if read else None
+            fold.add(told, payload, sequence)
         except GavotteError as error:
             raise Corrupt(
-                f"event {event.sequence} of task {envelope.task_id} does not fold: {error.message}",
+                f"event {sequence} of task {task_id} does not fold: {error.message}",
                 hint="gavotte audit verify",
             ) from error
 

@@ -11,7 +11,7 @@ from contracts.ids import SYSTEM_TASK
 from state_store.fold import FOLD_VERSION, TaskState, due_us, owner
 from state_store.journal import spent_of
 from state_store.port import TaskFilter, TaskRow
-from state_store.streams import Head, Streams
+from state_store.streams import Head, Story, Streams
 from state_store.transaction import Transaction
 
 CANDIDATES_SHOWN = 5
@@ -44,20 +44,27 @@ def view_row(head: Head, now_us: int) -> dict[str, Any]:
     }
 
 
-async def rebuild_after(tx: Transaction, streams: Streams, after: str, limit: int) -> list[str]:
-    """Forget the views of the next tasks, in the order of their ids, and fold them anew: whoever looks misses none.
+async def rebuild_after(tx: Transaction, streams: Streams, after: str, limit: int) -> tuple[int, str | None]:
+    """Fold the next tasks anew, in the order of their ids, and put their views in place: whoever looks misses none.
 
-    Returns the ids, fewer than `limit` at the end.
+    Returns how many tasks, and the last one's id, None at the end. `limit` is of events.
     """
-    found = [task_id for (task_id,) in await tx.rows("tasks_after", (after, limit))]
-    if len(found) == limit:
-        await tx.run("views_drop", (FOLD_VERSION, after, found[-1]))
-    else:
-        await tx.run("views_drop_after", (FOLD_VERSION, after))
-    if found:
-        heads = await streams.heads(tx, after, found[-1])
-        await tx.each("view_insert", [view_row(head, last_us) for head, last_us in heads])
-    return found
+    stories, ended = await streams.stories(tx, after, limit)
+    if stories:
+        await tx.each("view_put", [_view_anew(story) for story in stories])
+    known = json.dumps([story.first.task_id for story in stories])
+    if ended:
+        await tx.run("views_drop_after", (FOLD_VERSION, after, known))
+        return len(stories), None
+    upto = stories[-1].first.task_id
+    await tx.run("views_drop", (FOLD_VERSION, after, upto, known))
+    return len(stories), upto
+
+
+def _view_anew(story: Story) -> dict[str, Any]:
+    first, last, state = story
+    row = view_row(Head(last.task_id, last.sequence, last.hash, state), last.recorded_at_us)
+    return row | {"first_position": first.position, "correlation_id": first.correlation_id}
 
 
 async def task_row(tx: Transaction, streams: Streams, task_id: str) -> TaskRow | None:

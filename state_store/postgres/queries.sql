@@ -145,23 +145,41 @@ FROM unnest(:task_id::text[], :sequence::bigint[], :head_hash::text[], :fold_ver
 JOIN events e ON e.task_id = k.task_id AND e.sequence = 1
 ON CONFLICT (task_id) DO NOTHING
 
+-- name: view_put (gathered)
+-- A view as it was folded anew, over whatever stands there; a lower fold version never overwrites a higher one.
+INSERT INTO tasks AS t (task_id, first_position, correlation_id, sequence, head_hash, fold_version, status, step, owner,
+                        due_us, title, updated_at_us, state)
+SELECT * FROM unnest(:task_id::text[], :first_position::bigint[], :correlation_id::text[], :sequence::bigint[],
+                     :head_hash::text[], :fold_version::bigint[], :status::text[], :step::text[], :owner::text[],
+                     :due_us::bigint[], :title::text[], :updated_at_us::bigint[], :state::text[])
+ON CONFLICT (task_id) DO UPDATE SET
+    first_position = excluded.first_position, correlation_id = excluded.correlation_id, sequence = excluded.sequence,
+    head_hash = excluded.head_hash, fold_version = excluded.fold_version, status = excluded.status,
+    step = excluded.step, owner = excluded.owner, due_us = excluded.due_us, title = excluded.title,
+    updated_at_us = excluded.updated_at_us, state = excluded.state
+WHERE t.fold_version <= excluded.fold_version
+
 -- name: views_drop
--- The views of a page of tasks, but for those of a newer build.
+-- Views of a range of ids that none of its tasks has, but for those of a newer build.
 DELETE FROM tasks WHERE fold_version <= ? AND task_id > ? AND task_id <= ?
+  AND task_id NOT IN (SELECT jsonb_array_elements_text(?::text::jsonb))
 
 -- name: views_drop_after
--- The same behind the last task.
+-- The same behind the last page.
 DELETE FROM tasks WHERE fold_version <= ? AND task_id > ?
+  AND task_id NOT IN (SELECT jsonb_array_elements_text(?::text::jsonb))
 
--- name: tasks_after
--- Tasks in the order of their ids, a page at a time.
-SELECT DISTINCT task_id FROM events WHERE task_id > ? ORDER BY task_id LIMIT ?
+-- name: told_after
+-- What views follow from, a page at a time, each stream in order: payloads of some types alone.
+SELECT task_id, sequence, type, version, event_id, time_us, source, correlation_id, position, recorded_at_us, hash,
+       CASE WHEN type IN (SELECT jsonb_array_elements_text(?::text::jsonb)) THEN value END
+FROM events WHERE task_id > ? ORDER BY task_id, sequence LIMIT ?
 
--- name: streams_between
--- The events of all tasks in a range of ids, each stream in order.
-SELECT event_id, type, version, task_id, correlation_id, causation_id, time_us, source, traceparent, tracestate,
-       tenant, trust, value, sequence, position, recorded_at_us, prev_hash, hash
-FROM events WHERE task_id > ? AND task_id <= ? ORDER BY task_id, sequence
+-- name: told_of
+-- The same of one stream.
+SELECT task_id, sequence, type, version, event_id, time_us, source, correlation_id, position, recorded_at_us, hash,
+       CASE WHEN type IN (SELECT jsonb_array_elements_text(?::text::jsonb)) THEN value END
+FROM events WHERE task_id = ? ORDER BY sequence
 
 -- name: task_rows
 -- Tasks for people, newest first, with their unfinished deliveries counted.

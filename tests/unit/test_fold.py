@@ -20,9 +20,11 @@ from state_store.fold import (
     ANYWHERE,
     ENDED,
     PAUSES,
+    READ,
     START,
     TRANSITIONS,
     TaskState,
+    changes,
     deadline_id,
     deadline_seconds,
     due_us,
@@ -265,6 +267,14 @@ def test_fold_steps_over_what_it_is_not_given() -> None:
     assert fold(TASK, [(3, event("PlanProposed", state))], start=state).step == "planned"
 
 
+def test_payloads_that_are_not_read_are_not_needed() -> None:
+    before = {"PlanProposed": ("TaskSubmitted",), "ReviewPassed": TO_APPROVAL[:3], "ChangesRequested": TO_APPROVAL[:3]}
+    for type_ in set(TYPES) - READ:
+        state = story(*before.get(type_, ("TaskSubmitted",)))
+        word = event(type_, state)
+        assert changes(state, word.envelope, None, 9) == changes(state, word.envelope, word.payload, 9)
+
+
 def test_a_state_survives_json() -> None:
     state = story(*TO_APPROVAL, "TaskEscalated")
     assert TaskState.model_validate_json(state.model_dump_json()) == state
@@ -291,6 +301,8 @@ def test_no_legal_story_leaves_the_table(types: list[str]) -> None:
             assert type_.startswith("Approval")  # the table allows it, the open request does not
             continue
         assert after.sequence == state.sequence + 1
+        if type_ not in READ:
+            assert changes(state, word.envelope, None, after.sequence).items() <= vars(after).items()
         ends += after.ended and not state.ended
         if state.ended:
             assert type_ in AFTER_THE_END or not moves(type_)

@@ -40,12 +40,27 @@ async def test_views_rebuilt_are_the_same_bytes(world: World) -> None:
     assert len(before) == 7
     assert await world.store.rebuild_views() == 7
     assert await views(world) == before
+    await world.sql("DELETE FROM tasks")
+    assert await world.store.rebuild_views() == 7
+    assert await views(world) == before
+
+
+@pytest.mark.parametrize("events", [1, 2, 5, 9])
+async def test_a_page_that_ends_within_a_stream_leaves_it_to_the_next(
+    world: World, events: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await several_tasks(world)
+    before = await views(world)
+    monkeypatch.setattr("state_store.store.EVENTS_PER_REBUILD", events)
+    await world.sql("UPDATE tasks SET title = 'nonsense', head_hash = ''")
+    assert await world.store.rebuild_views() == 7
+    assert await views(world) == before
 
 
 async def test_a_rebuild_that_dies_half_way_leaves_every_view(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     await several_tasks(world)
     before = await views(world)
-    monkeypatch.setattr("state_store.store.TASKS_PER_REBUILD", 3)
+    monkeypatch.setattr("state_store.store.EVENTS_PER_REBUILD", 12)
 
     def dies(name: str) -> None:
         if name == "store.rebuild_views.after":
@@ -174,17 +189,18 @@ async def test_a_whole_new_history_shows_against_the_exported_heads(tmp_path: Pa
     assert "exported" in fault
 
 
-async def test_what_does_not_fold_is_said_and_not_guessed(file_world: FileWorld) -> None:
+@pytest.mark.parametrize("remedy", ["claim", "rebuild"])
+async def test_what_does_not_fold_is_said_and_not_guessed(file_world: FileWorld, remedy: str) -> None:
     events = await file_world.dance(upto="planned")
 
     def forge(conn: sqlite3.Connection) -> None:
         conn.execute("DROP TRIGGER events_no_update")
-        conn.execute("UPDATE events SET value = x'00' WHERE position = 2")
+        conn.execute("UPDATE events SET value = x'00' WHERE position = 1")
         conn.execute("DELETE FROM tasks")
 
     await file_world.database.write(forge)
     with pytest.raises(Corrupt, match=events[0].envelope.task_id):
-        await file_world.claim("coding", events[1])
+        await (file_world.claim("coding", events[1]) if remedy == "claim" else file_world.store.rebuild_views())
 
 
 # -- projects -------------------------------------------------------------------------------------------------------
