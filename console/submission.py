@@ -92,7 +92,7 @@ async def _record(runtime: Runtime, payload: TaskSubmitted) -> Recorded:
 
     key = payload.idempotency_key
     task_id = ids.task_id_for(TENANT, key) if key else ids.uuid7()
-    event_id = ids.derived("submission", task_id)
+    event_id = ids.derived_of(task_id, "submission")
     event = runtime.traced(root(payload, task_id=task_id, tenant=TENANT, event_id=event_id))
     value = runtime.codec.encode_payload(payload)
     try:

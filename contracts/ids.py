@@ -1,4 +1,4 @@
-"""Identifiers: time-ordered uuid7 for what is new, uuid5 for what must come out the same on a rerun."""
+"""Identifiers: time-ordered uuid7 for what is new, hashes of their parts for what must come out the same on a rerun."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ SYSTEM_TASK = "00000000-0000-0000-0000-000000000000"
 """The stream of events that belong to no task: kills of a role or of everything."""
 
 _NAMESPACE_BYTES: Final = NAMESPACE.bytes
+_VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+"""A digit with the first two bits that RFC 9562 asks for."""
 _CANONICAL: Final = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
@@ -45,9 +47,20 @@ def derived(*parts: str | int) -> str:
     return _canonical(raw.hex())
 
 
+def derived_of(task_id: str, *parts: str | int) -> str:
+    """The same for what belongs to a task: the id begins as the task's own, and the rest is a hash of all parts.
+
+    So what belongs together lies together in an index, and where tasks have uuid7, what is new lies at its end (RFC
+    9562, version 8).
+    """
+    name = "\x1f".join((task_id, *map(str, parts))).encode()
+    digits = hashlib.sha256(_NAMESPACE_BYTES + name).hexdigest()
+    return f"{task_id[:13]}-8{digits[:3]}-{_VARIANT[digits[3]]}{digits[4:7]}-{digits[7:19]}"
+
+
 def event_id(task_id: str, cause_id: str, producer: str, index: int) -> str:
     """The id of the `index`-th event that `producer` emits for `cause_id`."""
-    return derived("event", task_id, cause_id, producer, index)
+    return derived_of(task_id, "event", cause_id, producer, index)
 
 
 def task_id_for(tenant: str, idempotency_key: str) -> str:

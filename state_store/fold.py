@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from contracts.envelope import Event
 from contracts.errors import Illegal
 from contracts.events import Budget, Payload
-from contracts.ids import derived
+from contracts.ids import derived_of
 from contracts.topology import ESCALATED_SECONDS, awaited
 
 FOLD_VERSION: Final = 1
@@ -199,7 +199,7 @@ def due_us(state: TaskState) -> int | None:
 
 def deadline_id(state: TaskState) -> str:
     """The inbox key of the present state's deadline: the same for all who find it, another once the task moved."""
-    return derived("deadline", state.task_id, state.since_sequence)
+    return derived_of(state.task_id, "deadline", state.since_sequence)
 
 
 def next_step(state: TaskState, type_: str) -> str | None:
@@ -293,11 +293,23 @@ def changes(state: TaskState, told: Told, payload: Payload | None, sequence: int
     return changed
 
 
+_NOTHING: Final = vars(TaskState(task_id=""))
+
+
+def _unknown(task_id: str) -> dict[str, Any]:
+    return _NOTHING | {"task_id": task_id, "corrections": {}, "releases": {}}
+
+
+def unknown(task_id: str) -> TaskState:
+    """The state of a task before its first event."""
+    return _filled(_unknown(task_id), {"task_id"})
+
+
 class Fold:
     """A fold over many events, for which no state is made but the last."""
 
     def __init__(self, task_id: str) -> None:
-        self._now: Any = SimpleNamespace(**vars(TaskState(task_id=task_id)))
+        self._now: Any = SimpleNamespace(**_unknown(task_id))
 
     def add(self, told: Told, payload: Payload | None, sequence: int) -> None:
         """The next event; its payload where `READ` names its type. Raises Illegal."""
