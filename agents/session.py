@@ -86,7 +86,7 @@ class Session:
             raise Killed(started.detail or "a kill covers this task", hint="gavotte lift")
         if started.status != "started":
             raise Fenced(started.detail or f"task {self.delivery.task_id} is in other hands")
-        self.delivery = replace(self.delivery, token=started.token)
+        self.delivery = self.delivery._replace(token=started.token)
         self.consumed = None
         self.began = True
         self._recorded.update({step.ordinal: step for step in started.steps if not step.abandoned})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from contracts import ids
@@ -56,8 +55,7 @@ class Envelope(NamedTuple):
         return role_of(self.source)
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """An envelope with its decoded payload. Only `cause` makes a child, so lineage cannot be forgotten."""
 
     envelope: Envelope

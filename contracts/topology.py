@@ -154,6 +154,8 @@ class Topology:
 
     def __init__(self, further: tuple[Agent, ...] = ()) -> None:
         self._agents: dict[str, Agent] = {agent.role: agent for agent in CORE_AGENTS}
+        self._producers: dict[str, tuple[str, ...]] = {}
+        """By type, as far as anybody asked: of types that somebody may emit, so that strangers' names are not kept."""
         for agent in further:
             self.add(agent)
 
@@ -168,6 +170,7 @@ class Topology:
             if type_ in taken:
                 raise Usage(f"agent {agent.role} may not emit {type_}: it moves the task's state and has its owner")
         self._agents[agent.role] = agent
+        self._producers.clear()
 
     @property
     def agents(self) -> tuple[Agent, ...]:
@@ -182,6 +185,15 @@ class Topology:
 
     def producers(self, type_: str) -> tuple[str, ...]:
         """Who may emit this type: roles, `tasks` or `operator`."""
+        known = self._producers.get(type_)
+        if known is not None:
+            return known
+        found = self._find_producers(type_)
+        if found:
+            self._producers[type_] = found
+        return found
+
+    def _find_producers(self, type_: str) -> tuple[str, ...]:
         found = [agent.role for agent in self._agents.values() if type_ in agent.emits]
         if type_ in TASK_EVENTS:
             found.append(TASKS_PRODUCER)

@@ -7,10 +7,11 @@ doubt, against the ends of all streams as they were exported earlier to a place 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Final
+
+from pydantic_core import to_json
 
 from contracts.envelope import Envelope
 from state_store.port import Ends, Heads, Recorded
@@ -22,31 +23,15 @@ GENESIS: Final = "0" * 64
 EVENTS_PER_PAGE: Final = 1_000
 """Events held in memory at once while all are verified."""
 
-_encode: Final = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
-
 
 def chained_hash(prev_hash: str, envelope: Envelope, sequence: int, recorded_at_us: int, value: bytes) -> str:
     """sha256 hex over the predecessor's hash, a line of canonical JSON with all of the envelope, and the value."""
-    e = envelope
-    line = _encode(
-        [
-            e.id,
-            e.type,
-            e.version,
-            e.task_id,
-            sequence,
-            e.correlation_id,
-            e.causation_id,
-            e.time_us,
-            e.source,
-            e.traceparent,
-            e.tracestate,
-            e.tenant,
-            e.trust,
-            recorded_at_us,
-        ]
-    )
-    return hashlib.sha256(b"%b\n%b\n%b" % (prev_hash.encode(), line.encode(), value)).hexdigest()
+    id_, type_, version, task_id, *rest = envelope
+    line = to_json((id_, type_, version, task_id, sequence, *rest, recorded_at_us), ensure_ascii=True)
+    canonical = line.replace(b"\x7f", b"\\u007f")  # the one character that is ASCII and escaped all the same
+    digest = sha256(b"%b\n%b\n" % (prev_hash.encode(), canonical))
+    digest.update(value)
+    return digest.hexdigest()
 
 
 def recorded(row: tuple[object, ...]) -> Recorded:
@@ -143,7 +128,7 @@ async def ends(tx: Transaction) -> Ends:
 
 async def _order(tx: Transaction, upto: int) -> tuple[int, str]:
     """How many events stand up to a position, and the hash over theirs."""
-    events, digest, after = 0, hashlib.sha256(), 0
+    events, digest, after = 0, sha256(), 0
     while page := await tx.rows("hashes", (after, upto, EVENTS_PER_PAGE)):
         for after, hash_ in page:  # noqa: B007  the last one is where the next page begins
             digest.update(hash_.encode())

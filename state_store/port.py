@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from contracts.envelope import Envelope, Event
 from contracts.project import Project
@@ -19,16 +19,14 @@ from state_store.fold import TaskState
 DeliveryStatus = Literal["started", "waiting", "retry", "parked", "done", "superseded", "dead"]
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
+class Encoded(NamedTuple):
     """An event with its framed Avro value, ready to be stored and published as these very bytes."""
 
     event: Event
     value: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(NamedTuple):
     """An event as stored. `sequence` counts in its task from 1, `position` over all; `time` fields are microseconds."""
 
     envelope: Envelope
@@ -98,8 +96,7 @@ class Spent:
 ClaimStatus = Literal["free", "waiting", "done", "closed"]
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """What the inbox says of one event for one role.
 
     free     go on: `state` is the task at `basis` (the consumed event included), `steps` the journal so far;
@@ -125,12 +122,11 @@ class Claim:
     """Reason of an active kill that covers this delivery, or empty."""
     detail: str = ""
     """Why it is waiting or closed, in words."""
-    seen: Any = field(default=None, compare=False, repr=False)
+    seen: Any = None
     """The backend's own note of what it saw, to be handed back in the Delivery; None says nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """One role handling one event: the key of the inbox and what the handling is based on.
 
     `event_id` is the inbox key: the consumed event's id, or a derived id for a deadline. `cause_id` is the event that
@@ -145,12 +141,11 @@ class Delivery:
     kill_seq: int = 0
     token: int = 0
     holder: str = ""
-    seen: Any = field(default=None, compare=False, repr=False)
+    seen: Any = None
     """The claim's `seen`: with it a backend may commit without looking again at what has not changed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(NamedTuple):
     """Stop 5 of the path: everything one delivery changes, in one transaction.
 
     `consumed` is given where the event was unknown to the store; it is appended first. `status` is done, or retry,
@@ -170,8 +165,7 @@ class Commit:
 CommitStatus = Literal["recorded", "superseded", "repeated", "fenced", "killed"]
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(NamedTuple):
     """What became of a commit.
 
     recorded    as asked; `events` are the emitted ones as stored;

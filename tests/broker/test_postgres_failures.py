@@ -110,7 +110,7 @@ async def request_of(world: World, cause: Recorded, word: bytes) -> Commit:
     """A commit that goes this way: what was not seen at the claim is for the rules to judge."""
     delivery = await world.delivery("planning", cause)
     seen = delivery.seen if word == b"PlanProposed" else None
-    return Commit(replace(delivery, seen=seen), emitted=world.answers(cause, "planning", plan()))
+    return Commit(delivery._replace(seen=seen), emitted=world.answers(cause, "planning", plan()))
 
 
 @PASSES
@@ -127,7 +127,7 @@ async def test_a_commit_without_an_answer_is_looked_up(wired: tuple[World, Wire]
     assert committed.status == ("repeated" if passes else "recorded")
     assert [event.position for event in committed.events] == [2]
     wire.cut_at(b"COMMIT", passes=passes)
-    started = await world.store.start(replace(await world.delivery("licence", submission), holder="one"), None)
+    started = await world.store.start((await world.delivery("licence", submission))._replace(holder="one"), None)
     assert (started.status, started.starts) == ("started", 1)
     assert [event.envelope.type for event in await world.store.tail(0)] == ["TaskSubmitted", "PlanProposed"]
     assert await world.store.verify_chain() == []

@@ -144,7 +144,7 @@ async def handled(world: World, store: PostgresStore, role: str, event: Recorded
     claim = await store.claim(role, world.again(event), envelope)
     delivery = Delivery(role, envelope.id, envelope.task_id, envelope.id, claim.basis, holder=role)
     started = await store.start(delivery, None)
-    delivery = replace(delivery, token=started.token)
+    delivery = delivery._replace(token=started.token)
     await store.renew(role, role)
     intent = await store.step_intent(delivery, step(delivery, arguments="a" * 100_000))
     await store.step_outcome(delivery, replace(intent, outcome="ok", result="1"))
@@ -166,7 +166,7 @@ async def test_a_role_cannot_say_what_another_says(postgres: Postgres, granted: 
     coding = await as_role(postgres, world, "coding")
     try:
         forged = Commit(
-            replace(await world.delivery("review", proposed), role="coding"),
+            (await world.delivery("review", proposed))._replace(role="coding"),
             emitted=world.answers(proposed, "review", passed()),
         )
         with pytest.raises(Refused, match="gavotte_coding may not write events of type ReviewPassed"):
@@ -264,7 +264,7 @@ async def test_one_stale_delivery_among_two_hundred_loses_itself_alone(world: Wo
         for task in tasks
     ]
     await world.handle("planning", tasks[77], TaskFailed(reason="no", reason_code="x"))
-    stale = replace(requests[77], delivery=replace(requests[77].delivery, event_id=ids.uuid7()))
+    stale = requests[77]._replace(delivery=requests[77].delivery._replace(event_id=ids.uuid7()))
     requests[77] = stale  # of a task that has moved on
     outcomes = await asyncio.gather(*map(world.store.commit, requests))
     assert [outcome.status for outcome in outcomes].count("recorded") == 199

@@ -162,7 +162,7 @@ class PauseFinishes(SqliteStore):
 
     async def commit(self, request: Commit) -> Committed:
         if request.status == "parked":
-            request = replace(request, status="done")
+            request = request._replace(status="done")
         return await super().commit(request)
 
 
@@ -195,7 +195,7 @@ class ForgetsJournal(SqliteStore):
     """A rerun knows nothing of the steps before, and pays again."""
 
     async def claim(self, role: str, event: Encoded | None, envelope: Any, **keys: Any) -> Claim:
-        return replace(await super().claim(role, event, envelope, **keys), steps=())
+        return (await super().claim(role, event, envelope, **keys))._replace(steps=())
 
     async def start(self, delivery: Delivery, consumed: Encoded | None, *, waiting: bool = False) -> Started:
         return replace(await super().start(delivery, consumed, waiting=waiting), steps=())

@@ -63,7 +63,7 @@ async def handle_one(world: World, folder: Path, name: str, event_id: str) -> No
     assert claim.status == "free", claim
     delivery = Delivery("planning", event_id, event.envelope.task_id, event_id, claim.basis, holder=name)
     started = await world.store.start(delivery, None)
-    delivery = replace(delivery, token=started.token)
+    delivery = delivery._replace(token=started.token)
     intent = await world.store.step_intent(delivery, step(delivery))
     if intent.outcome != "ok":
         note(folder, "ran")

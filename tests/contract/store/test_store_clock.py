@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from state_store.port import Commit
 from tests.contract.store.world import World, change, passed, plan, staging
 
@@ -23,7 +21,7 @@ async def test_a_clock_that_is_set_back_disturbs_no_order(world: World) -> None:
     assert taken.status == "started", "its holder died: nobody waits for the old clock to come back"
     stale = Commit(delivery, emitted=world.answers(planned, "coding", change()))
     assert (await world.store.commit(stale)).status == "fenced"
-    committed = await world.store.commit(replace(stale, delivery=replace(other, token=taken.token)))
+    committed = await world.store.commit(stale._replace(delivery=other._replace(token=taken.token)))
     assert committed.status == "recorded"
     reviewed = await world.handle("review", committed.events[-1], passed())
     await world.handle("deploy", reviewed.events[-1], staging())
@@ -46,5 +44,5 @@ async def test_a_clock_that_is_set_forward_fences_whoever_seems_late(world: Worl
     world.clock.advance(-DAY_SECONDS)
     late = Commit(delivery, emitted=world.answers(planned, "coding", change()))
     assert (await world.store.commit(late)).status == "fenced"
-    committed = await world.store.commit(replace(late, delivery=replace(other, token=taken.token)))
+    committed = await world.store.commit(late._replace(delivery=other._replace(token=taken.token)))
     assert [event.envelope.type for event in committed.events] == ["ChangeProposed"]

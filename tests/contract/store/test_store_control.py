@@ -177,7 +177,7 @@ async def test_work_that_began_under_a_kill_may_clean_up(world: World) -> None:
     await raised(world, "all")
     with pytest.raises(Killed):
         await world.store.step_intent(delivery, step(delivery, 1))
-    assert (await world.store.start(replace(delivery, token=0), None)).status == "killed"
+    assert (await world.store.start(delivery._replace(token=0), None)).status == "killed"
 
 
 async def test_resume_does_not_undo_a_kill(world: World) -> None:

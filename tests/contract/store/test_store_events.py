@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from dataclasses import replace
 
 import pytest
 
@@ -67,7 +66,7 @@ async def test_the_same_event_is_appended_once(world: World) -> None:
 async def test_an_id_with_other_content_is_refused(world: World) -> None:
     submission = world.submission()
     await world.store.append([submission])
-    other = replace(submission, value=world.submission(title="another").value)
+    other = submission._replace(value=world.submission(title="another").value)
     with pytest.raises(Conflict, match="other content"):
         await world.store.append([other])
 
@@ -214,7 +213,7 @@ async def test_a_task_ends_once(world: World) -> None:
     stale = await world.delivery("deploy", granted)
     await world.handle("deploy", granted, TaskFailed(reason="no", reason_code="x"))
     again = world.answers(granted, "deploy", TaskCancelled(), slot="other")
-    committed = await world.store.commit(replace(Commit(stale), emitted=again))
+    committed = await world.store.commit(Commit(stale)._replace(emitted=again))
     assert committed.status == "repeated"
     assert [event.envelope.type for event in committed.events] == ["TaskFailed"]
 

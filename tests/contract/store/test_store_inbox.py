@@ -62,11 +62,11 @@ async def test_an_unknown_event_whose_payload_is_not_read_yet_has_no_state(world
     assert (braced.status, braced.starts) == ("started", 1)
     claim = await world.store.claim("planning", submission, envelope, holder="one")
     assert (claim.status, claim.known, claim.basis, claim.starts) == ("free", False, 1, 1)
-    delivery = replace(delivery, basis=claim.basis)
+    delivery = delivery._replace(basis=claim.basis)
     begun = await world.store.start(delivery, submission)
     assert (begun.token, begun.starts) == (braced.token, 1)
     assert [event.envelope.type for event in await world.store.tail(0)] == ["TaskSubmitted"]
-    request = Commit(replace(delivery, token=begun.token), emitted=world.answers(submission, "planning", plan()))
+    request = Commit(delivery._replace(token=begun.token), emitted=world.answers(submission, "planning", plan()))
     assert (await world.store.commit(request)).status == "recorded"
 
 
@@ -81,7 +81,7 @@ async def test_poison_is_parked_after_its_starts_were_in_vain(world: World) -> N
         world.dead.add(f"life {life}")
     claim = await world.store.claim("planning", None, envelope)
     assert (claim.status, claim.starts) == ("free", 5)
-    request = Commit(replace(delivery, holder="careful"), status="parked", reason="begun in vain", reason_code="poison")
+    request = Commit(delivery._replace(holder="careful"), status="parked", reason="begun in vain", reason_code="poison")
     assert (await world.store.commit(request)).status == "recorded"
     assert (await world.claim("planning", submission)).status == "closed"
 
@@ -126,7 +126,7 @@ async def test_one_stale_among_two_hundred_leaves_the_others_committed(world: Wo
         requests.append(Commit(delivery, emitted=world.answers(submission, "planning", plan())))
     stale = submissions[77].envelope.task_id
     await world.handle("planning", submissions[77], TaskFailed(reason="overtaken", reason_code="x"))
-    requests[77] = replace(requests[77], delivery=replace(requests[77].delivery, event_id=ids.uuid7()))
+    requests[77] = requests[77]._replace(delivery=requests[77].delivery._replace(event_id=ids.uuid7()))
     outcomes = await asyncio.gather(*(world.store.commit(request) for request in requests))
     assert [outcome.status for outcome in outcomes].count("recorded") == 199
     assert outcomes[77].status == "superseded"
@@ -367,7 +367,7 @@ async def test_nothing_stays_open_on_a_task_that_ended(world: World) -> None:
     committed = await world.store.commit(Commit(first, status="retry", due_us=world.clock.now_us, attempt=1))
     assert committed.status == "superseded"
     assert (await world.store.start(first, None)).status == "closed"
-    anew = replace(first, role="coding")
+    anew = first._replace(role="coding")
     assert (await world.store.start(anew, None, waiting=True)).status == "closed"
     assert (await world.store.start(anew, None)).status == "closed"
     assert [row.role for row in await world.store.inbox()] == ["planning", "planning"]

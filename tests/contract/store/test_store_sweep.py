@@ -97,7 +97,7 @@ async def test_a_lease_keeps_others_out_until_it_ends(world: World) -> None:
     submission = await world.submit()
     delivery, started = await world.begin("planning", submission)
     assert (await world.claim("planning", submission)).status == "waiting"
-    other = replace(delivery, holder="two", token=0)
+    other = delivery._replace(holder="two", token=0)
     assert (await world.store.start(other, None)).status == "waiting"
     assert await world.store.leases("one") == {("planning", submission.envelope.task_id): started.token}
     assert await swept(world, "planning", PLANNING) == []
@@ -137,7 +137,7 @@ async def test_the_return_of_the_stale_worker_changes_nothing(world: World) -> N
     assert (committed.status, committed.events) == ("fenced", ())
     await world.store.step_outcome(stale, replace(intent, outcome="ok", result="1"))  # what was paid is recorded
     assert [recorded.result for recorded in await world.store.steps(submission.envelope.task_id)] == ["1"]
-    committed = await world.store.commit(replace(request, delivery=fresh))
+    committed = await world.store.commit(request._replace(delivery=fresh))
     assert committed.status == "recorded"
     assert await world.store.leases("two") == {}
     assert (await world.store.commit(request)).status == "repeated"
@@ -154,7 +154,7 @@ async def test_the_fast_path_is_fenced_by_a_start_of_another(world: World) -> No
 async def test_a_start_asked_for_twice_is_one_start(world: World) -> None:
     submission = await world.submit()
     delivery, first = await world.begin("planning", submission)
-    again = await world.store.start(replace(delivery, token=0), None)
+    again = await world.store.start(delivery._replace(token=0), None)
     assert (again.status, again.token, again.starts) == ("started", first.token, 1)
 
 

@@ -8,7 +8,7 @@ import re
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -157,7 +157,7 @@ class World:
         """A durable start; the delivery carries its token."""
         delivery = await self.delivery(role, event, holder=holder)
         started = await self.store.start(delivery, None)
-        return replace(delivery, token=started.token), started
+        return delivery._replace(token=started.token), started
 
     async def handle(self, role: str, event: Recorded, *payloads: Payload, **commit: Any) -> Committed:
         """Claim an event and commit what follows, in one go, as on the fast path."""
