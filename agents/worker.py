@@ -141,10 +141,8 @@ class Worker:
 
     async def ask(self, work: Work, event: Event, value: bytes) -> Claim:
         """Stop 3: what the inbox says of the event."""
-        consumed = Encoded(event, value)
-        return await self.store.claim(
-            self.agent.role, consumed, event.envelope, inbox_id=work.inbox_id, holder=self.holder
-        )
+        consumed, key = Encoded(event, value), work.inbox_id
+        return await self.store.claim(self.agent.role, consumed, event.envelope, inbox_id=key, holder=self.holder)
 
     async def open(self, work: Work, event: Event, value: bytes, claim: Claim) -> None:
         """Stop 3: where the inbox says that the delivery is ours to handle, a session is opened."""
