@@ -127,17 +127,18 @@ class Worker:
         """Stop 2: the event and its bytes as stored, or None for what this role does not consume. Raises Rejected or Skew."""
         if work.due is not None:
             work.envelope, value = work.due.event.envelope, work.due.event.value
-        elif work.record is not None:
+            return self.codec.recorded(work.envelope, value), value
+        if work.record is not None:
             record, value = work.record, work.record.value
             work.envelope = record.envelope or read_envelope(record.key, record.headers)
             if work.envelope.type not in self.agent.consumes:
                 return None, value
             self.topology.check_emission(work.envelope.type, work.envelope.source, record.topic)
-            if record.envelope is None:  # else the value is the very one that is stored
-                value = await self.codec.inward(work.envelope, record.headers, value)
-        else:
-            raise ValueError("work is a record or something due")
-        return self.codec.decode(work.envelope, value), value
+            if record.envelope is not None:  # the value is the very one that is stored
+                return self.codec.recorded(work.envelope, value), value
+            value = await self.codec.inward(work.envelope, record.headers, value)
+            return self.codec.decode(work.envelope, value), value
+        raise ValueError("work is a record or something due")
 
     async def ask(self, work: Work, event: Event, value: bytes) -> Claim:
         """Stop 3: what the inbox says of the event."""

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final, cast
 
 from pydantic import ValidationError
@@ -22,7 +22,7 @@ from contracts.envelope import Envelope, Event, Trust, open_trace
 from contracts.errors import GavotteError, Skew, TooLarge, Undecodable
 from contracts.events import Payload, latest_version, payload_class
 from contracts.foreign import hazard
-from contracts.registry import SameIds, SchemaIds, WireIds
+from contracts.registry import SameIds, Schema, SchemaIds, WireIds
 from contracts.topology import TASK_EVENTS
 
 VALUE_BYTES_MAX: Final = 1024 * 1024
@@ -277,14 +277,37 @@ class Codec:
         """
         return Event(envelope, self.decode_payload(envelope.type, envelope.version, value))
 
-    def decode_payload(self, type_: str, version: int, value: bytes) -> Payload:
-        """What a value states whose envelope names this type and version; raises likewise."""
-        own_type, own_version, fields = self.decode_plain(value)
-        if own_type != type_ or own_version != version:
-            raise Undecodable(f"the headers say {type_} v{version}, the schema id says {own_type} v{own_version}")
-        latest = latest_version(type_)
+    def recorded(self, envelope: Envelope, value: bytes) -> Event:
+        """The event of a value that comes from the store, where it was decoded before it was recorded.
+
+        So its payload is decoded only when somebody asks for it. Raises Skew and Undecodable for what this build does not
+        know, as `decode` does.
+        """
+        self._known(envelope.type, envelope.version, value)
+        return Event(envelope, decode=partial(self.decode_payload, envelope.type, envelope.version, value))
+
+    def _schema_of(self, value: bytes) -> Schema:
+        """The writer's schema; raises TooLarge or Undecodable."""
+        if len(value) > VALUE_BYTES_MAX:
+            raise TooLarge(f"value of {len(value)} bytes, the cap is {VALUE_BYTES_MAX}")
+        schema_id = framed_id(value)
+        if schema_id is None:
+            raise Undecodable("the value is not in the Confluent wire format (0x00, schema id, Avro)")
+        return self.schema_ids.by_id(schema_id)
+
+    def _known(self, type_: str, version: int, value: bytes) -> tuple[Schema, int]:
+        """The writer's schema, as the envelope names it, and the newest version here. Raises Undecodable or Skew."""
+        schema, latest = self._schema_of(value), latest_version(type_)
+        if schema.type != type_ or schema.version != version:
+            raise Undecodable(f"the headers say {type_} v{version}, the schema id says {schema.type} v{schema.version}")
         if latest is None or version > latest:
             raise Skew(f"this build knows no event {type_} v{version}", hint="upgrade this agent")
+        return schema, latest
+
+    def decode_payload(self, type_: str, version: int, value: bytes) -> Payload:
+        """What a value states whose envelope names this type and version; raises likewise."""
+        schema, latest = self._known(type_, version, value)
+        fields = self._decoded(schema, value)
         while version < latest:
             fields = UPCASTERS[type_, version](fields)
             version += 1
@@ -298,14 +321,11 @@ class Codec:
 
     def decode_plain(self, value: bytes) -> tuple[str, int, Plain]:
         """Type, version and fields by the writer's schema alone: also for events whose class is not known here."""
-        if len(value) > VALUE_BYTES_MAX:
-            raise TooLarge(f"value of {len(value)} bytes, the cap is {VALUE_BYTES_MAX}")
-        schema_id = framed_id(value)
-        if schema_id is None:
-            raise Undecodable("the value is not in the Confluent wire format (0x00, schema id, Avro)")
-        schema = self.schema_ids.by_id(schema_id)
-        name = f"{schema.type} v{schema.version}"
-        return schema.type, schema.version, _fields(value, self._schema(schema_id, schema.text), name)
+        schema = self._schema_of(value)
+        return schema.type, schema.version, self._decoded(schema, value)
+
+    def _decoded(self, schema: Schema, value: bytes) -> Plain:
+        return _fields(value, self._schema(schema.id, schema.text), f"{schema.type} v{schema.version}")
 
     def decode_foreign(self, value: bytes, text: str) -> Plain:
         """The fields of a value by another writer's schema, for people to look at; raises TooLarge or Undecodable."""

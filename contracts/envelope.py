@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from contracts import ids
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from contracts.events import Payload
 
 Trust = Literal["operator", "system", "untrusted"]
@@ -55,11 +57,37 @@ class Envelope(NamedTuple):
         return role_of(self.source)
 
 
-class Event(NamedTuple):
-    """An envelope with its decoded payload. Only `cause` makes a child, so lineage cannot be forgotten."""
+class Event:
+    """An envelope with its payload. Only `cause` makes a child, so lineage cannot be forgotten. Never changed."""
 
-    envelope: Envelope
-    payload: Payload
+    __slots__ = ("_decode", "_payload", "envelope")
+
+    def __init__(
+        self, envelope: Envelope, payload: Payload | None = None, decode: Callable[[], Payload] | None = None
+    ) -> None:
+        """`decode` makes the payload when somebody asks for it; it may raise what decoding raises."""
+        self.envelope = envelope
+        self._payload = payload
+        self._decode = decode
+
+    @property
+    def payload(self) -> Payload:
+        """What is stated."""
+        payload = self._payload
+        if payload is None:
+            if self._decode is None:
+                raise ValueError("an event needs a payload, or a way to decode it")
+            payload = self._payload = self._decode()
+        return payload
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Event) and (self.envelope, self.payload) == (other.envelope, other.payload)
+
+    def __hash__(self) -> int:
+        return hash(self.envelope)
+
+    def __repr__(self) -> str:
+        return f"Event({self.envelope!r}, {'not decoded' if self._payload is None else repr(self._payload)})"
 
     @property
     def id(self) -> str:
