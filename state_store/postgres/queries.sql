@@ -413,8 +413,9 @@ ORDER BY d.task_id, d.sequence
 -- name: unpublished
 -- Deliveries of a role that were closed a while ago and whose events may not be on the bus.
 SELECT event_id, cause_id FROM deliveries
-WHERE role = ? AND published = 0 AND emitted_from IS NOT NULL AND updated_at_us <= ?
-ORDER BY updated_at_us LIMIT ?
+WHERE role = :role AND published = 0 AND updated_at_us <= :before_us
+  AND emitted_upto > coalesce((SELECT published_upto FROM sweep_marks WHERE role = :role), 0)
+ORDER BY emitted_upto LIMIT :limit
 
 -- name: missed
 -- Events the role consumes, behind its mark and old enough, without a delivery; those of ended tasks no longer matter
@@ -442,15 +443,23 @@ SELECT coalesce(max(position), 0) FROM events
 SELECT position FROM sweep_marks WHERE role = ? AND consumes = ?
 
 -- name: sweep_mark_put
--- Move that mark; of two sweeps at once the farther one stands.
-INSERT INTO sweep_marks AS m (role, consumes, position) VALUES (?, ?, ?)
+-- Move that mark; of two sweeps at once the farther one stands. With it moves the position up to which all that the role
+-- emitted is known to be on the bus.
+INSERT INTO sweep_marks AS m (role, consumes, position) VALUES (:role, :consumes, :position)
 ON CONFLICT (role) DO UPDATE SET consumes = excluded.consumes,
     position = CASE WHEN m.consumes = excluded.consumes THEN greatest(m.position, excluded.position)
-                    ELSE excluded.position END
+                    ELSE excluded.position END,
+    published_upto = greatest(m.published_upto, coalesce(
+        (SELECT d.emitted_upto - 1 FROM deliveries d
+         WHERE d.role = m.role AND d.emitted_upto > m.published_upto AND d.emitted_upto <= excluded.position
+           AND d.published = 0
+         ORDER BY d.emitted_upto LIMIT 1),
+        excluded.position))
 
 -- name: overdue_tasks
--- Tasks whose state has outlasted its time, of which the role is the owner.
-SELECT task_id, state, fold_version FROM tasks WHERE owner = ? AND due_us <= ? ORDER BY due_us
+-- Tasks whose state has outlasted its time, of which the role is the owner: among those that are open, see migration 0005.
+SELECT task_id, state, fold_version FROM tasks
+WHERE status IN ('running', 'waiting', 'escalated') AND owner = ? AND due_us <= ? ORDER BY due_us
 
 -- name: delivery_exists
 -- Whether this delivery was ever begun.
