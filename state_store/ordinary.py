@@ -24,12 +24,12 @@ from contracts.ids import SYSTEM_TASK
 from state_store import inbox
 from state_store.audit import GENESIS
 from state_store.consequences import CORE_ROLES, ended
-from state_store.fold import FOLD_VERSION, TaskState, evolve
+from state_store.fold import FOLD_VERSION, TaskState, evolve, unknown
 from state_store.port import Claim, Commit, Committed, Encoded, Recorded
 from state_store.queries import ORDINARY, SQL
 from state_store.streams import Head, next_row
 from state_store.transaction import Clash
-from state_store.views import view_row
+from state_store.views import view_row, view_values
 
 EVENT_COLUMNS: Final = 17
 """Of the row of an event, as `next_row` makes it."""
@@ -149,7 +149,7 @@ def begins_task(encoded: Encoded) -> bool:
 def first_row(encoded: Encoded, now_us: int) -> tuple[Head, tuple[Any, ...]]:
     """The first event of a task: the end of its stream, and the row."""
     event = encoded.event
-    head = Head(event.task_id, 0, GENESIS, TaskState(task_id=event.task_id))
+    head = Head(event.task_id, 0, GENESIS, unknown(event.task_id))
     return head, next_row(head, encoded, evolve(head.state, event, 1), now_us)
 
 
@@ -159,8 +159,7 @@ def write_first(
     """The first events of many tasks. Raises Clash as `write` does: one of them, or its task, was there."""
     (position,) = conn.execute(SQL["last_position"]).fetchone()
     views = [
-        view_row(head, now_us)
-        | {"first_position": position + index, "correlation_id": encoded.event.envelope.correlation_id}
+        (position + index, encoded.event.envelope.correlation_id, *view_values(head, now_us))
         for index, (encoded, (head, _)) in enumerate(zip(events, made, strict=True), 1)
     ]
     try:

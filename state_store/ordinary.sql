@@ -31,5 +31,4 @@ VALUES (?, ?, ?, ?, ?, ?, 'done', ?, 0, ?, NULL, ?, ?, ?, ?, ?, ?, ?, ?)
 -- The view of a task that was just submitted.
 INSERT INTO tasks (first_position, correlation_id, task_id, sequence, head_hash, fold_version, status, step, owner,
                    due_us, title, updated_at_us, state)
-VALUES (:first_position, :correlation_id, :task_id, :sequence, :head_hash, :fold_version, :status, :step, :owner,
-        :due_us, :title, :updated_at_us, :state)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)

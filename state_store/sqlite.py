@@ -106,10 +106,10 @@ class SqliteStore(Store):
 
     # -- many at once: the ordinary ones together, all others by the rules -------------------------------------------
 
-    async def _append(self, events: Sequence[Encoded], expected_sequence: int | None) -> list[Recorded]:
+    def _append(self, events: Sequence[Encoded], expected_sequence: int | None) -> Awaitable[list[Recorded]]:
         if expected_sequence is None and all(map(ordinary.begins_task, events)):
-            return await self._appends(events)
-        return await super()._append(events, expected_sequence)
+            return self._appends(events)
+        return super()._append(events, expected_sequence)
 
     async def _append_all(self, calls: Sequence[Sequence[Encoded]]) -> Sequence[list[Recorded] | BaseException]:
         now_us, events = self._clock(), [encoded for call in calls for encoded in call]

@@ -118,8 +118,8 @@ class Store(ABC):
 
     # what a backend may do for many callers at once, in its own way
 
-    async def _append(self, events: Sequence[Encoded], expected_sequence: int | None) -> list[Recorded]:
-        return await self._change(
+    def _append(self, events: Sequence[Encoded], expected_sequence: int | None) -> Awaitable[list[Recorded]]:
+        return self._change(
             lambda tx: append(tx, self._streams, events, expected_sequence, tx.now_us()),
             [encoded.event.task_id for encoded in events],
             alone=_touch_others(events),
@@ -143,7 +143,10 @@ class Store(ABC):
     # -- events ------------------------------------------------------------------------------------------------------
 
     async def append(self, events: Sequence[Encoded], *, expected_sequence: int | None = None) -> list[Recorded]:
-        return await self._pass("append", self._append(events, expected_sequence))
+        crashpoint("store.append.before")
+        recorded = await self._append(events, expected_sequence)
+        crashpoint("store.append.after")
+        return recorded
 
     async def stream(self, task_id: str, *, upto: int | None = None) -> list[Recorded]:
         return await self._read(lambda tx: self._streams.read(tx, task_id, upto))

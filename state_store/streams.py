@@ -15,7 +15,7 @@ from contracts.envelope import Envelope, Event, role_of
 from contracts.errors import Conflict, Corrupt, GavotteError
 from contracts.ids import SYSTEM_TASK
 from state_store.audit import GENESIS, chained_hash, recorded
-from state_store.fold import FOLD_VERSION, READ, Fold, TaskState, evolve
+from state_store.fold import FOLD_VERSION, READ, Fold, TaskState, evolve, unknown
 from state_store.port import Encoded, Recorded
 from state_store.transaction import Clash, Transaction
 
@@ -107,7 +107,7 @@ class Streams:
     ) -> Head:
         """The same from columns that were read already: the view's state where it is of this build and at the head."""
         if sequence is None or hash_ is None:
-            return Head(task_id, 0, GENESIS, TaskState(task_id=task_id))
+            return Head(task_id, 0, GENESIS, unknown(task_id))
         if view_state is not None and view_sequence == sequence and view_version == FOLD_VERSION:
             return Head(task_id, sequence, hash_, TaskState.model_validate_json(view_state))
         return Head(task_id, sequence, hash_, await self.state_at(tx, task_id, sequence))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, Final
 
 from contracts.errors import NotFound, Usage
 from contracts.ids import SYSTEM_TASK
@@ -26,22 +26,26 @@ async def save(tx: Transaction, head: Head, now_us: int) -> None:
         await tx.run("view_insert", row)
 
 
-def view_row(head: Head, now_us: int) -> dict[str, Any]:
-    """What a view says of a task at its head."""
+COLUMNS: Final = (
+    *("task_id", "sequence", "head_hash", "fold_version", "status", "step", "owner", "due_us", "title"),
+    *("updated_at_us", "state"),
+)
+"""Of a view, but for what names its beginning."""
+
+
+def view_values(head: Head, now_us: int) -> tuple[Any, ...]:
+    """What a view says of a task at its head, in the order of `COLUMNS`."""
     state = head.state
-    return {
-        "task_id": head.task_id,
-        "sequence": head.sequence,
-        "head_hash": head.hash,
-        "fold_version": FOLD_VERSION,
-        "status": state.status,
-        "step": state.step,
-        "owner": owner(state),
-        "due_us": due_us(state),
-        "title": state.title,
-        "updated_at_us": now_us,
-        "state": state.model_dump_json(exclude_defaults=True),  # it is written at each hop
-    }
+    text = state.model_dump_json(exclude_defaults=True)  # it is written at each hop
+    return (
+        *(head.task_id, head.sequence, head.hash, FOLD_VERSION, state.status, state.step, owner(state), due_us(state)),
+        *(state.title, now_us, text),
+    )
+
+
+def view_row(head: Head, now_us: int) -> dict[str, Any]:
+    """The same by the names of the columns."""
+    return dict(zip(COLUMNS, view_values(head, now_us), strict=True))
 
 
 async def rebuild_after(tx: Transaction, streams: Streams, after: str, limit: int) -> tuple[int, str | None]:
