@@ -110,11 +110,6 @@ class ObservedWorker(Worker):
             passage.asked = "repeated" if claim.status == "done" else claim.status
         await super().open(work, event, value, claim)
 
-    def told(self, recorded: Sequence[Recorded]) -> None:
-        """The news went out with the commit."""
-        if (passage := AT_WORK.get()) is not None and passage.committed is not None:
-            passage.sent.append((recorded, passage.committed))
-
     async def tell(self, recorded: Sequence[Recorded]) -> None:
         """Stop 6, with a note of when."""
         began_us = self.clock()

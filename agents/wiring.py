@@ -194,14 +194,13 @@ async def announce(runtime: Runtime, recorded: Sequence[Recorded]) -> None:
 async def _publish(runtime: Runtime, recorded: Sequence[Recorded]) -> None:
     from agents.emission import message_of
 
-    wanted = {found for event in recorded if (found := framed_id(event.value)) is not None}
+    untold = [event for event in recorded if not event.told]
+    wanted = {found for event in untold if (found := framed_id(event.value)) is not None}
     await runtime.codec.wire.prepare(wanted)
-    messages = [message_of(event, runtime.codec, runtime.topology) for event in recorded]
-    if messages:
-        began_us = ids.now_us()
-        await runtime.bus.publish(messages)
-        if runtime.sender is not None:
-            runtime.sender.sent([event.envelope for event in recorded], (began_us, ids.now_us()))
+    began_us = ids.now_us()
+    await runtime.bus.publish([message_of(event, runtime.codec, runtime.topology) for event in untold])
+    if runtime.sender is not None and recorded:
+        runtime.sender.sent([event.envelope for event in recorded], (began_us, ids.now_us()))
 
 
 def model_of(settings: Settings, role: str = "") -> Model:

@@ -203,9 +203,6 @@ class Worker:
         crashpoint("worker.commit.after")
         if committed.status not in {"recorded", "repeated"}:
             log.info("%s: %s", committed.status, committed.detail)
-        if committed.told:
-            self.told(committed.events)
-            return ()
         if session.began or work.due is not None or (work.envelope and work.envelope.type in HEARD_BY_ALL):
             await self.go_on(work, session.delivery.task_id)
         return committed.events
@@ -214,15 +211,14 @@ class Worker:
         """Stop 6: what is recorded is never dead-lettered; it is tried until it goes."""
         if recorded:
             await self.tell(recorded)
-        if recorded and work.envelope is not None:
+        if recorded and not recorded[-1].told and work.envelope is not None:
             self.unmarked.append(work.inbox_id or work.envelope.id)
 
-    def told(self, recorded: Sequence[Recorded]) -> None:
-        """The bus in the store's own file has it, by the same commit."""
-
     async def tell(self, recorded: Sequence[Recorded]) -> None:
-        """Publish until the bus has it."""
-        messages = [self.emission.message(event) for event in recorded]
+        """Publish until the bus has it; what the commit itself told is there."""
+        messages = [self.emission.message(event) for event in recorded if not event.told]
+        if not messages:
+            return
         pause_seconds = 0.1
         crashpoint("worker.publish.before")
         while True:

@@ -154,12 +154,16 @@ def first_row(encoded: Encoded, now_us: int) -> tuple[Head, tuple[Any, ...]]:
 
 
 def write_first(
-    conn: sqlite3.Connection, events: Sequence[Encoded], made: Sequence[tuple[Head, tuple[Any, ...]]], now_us: int
-) -> list[Recorded]:
-    """The first events of many tasks. Raises Clash as `write` does: one of them, or its task, was there."""
-    (position,) = conn.execute(SQL["last_position"]).fetchone()
+    conn: sqlite3.Connection,
+    events: Sequence[Encoded],
+    made: Sequence[tuple[Head, tuple[Any, ...]]],
+    now_us: int,
+    news: News | None = None,
+) -> tuple[int, Any]:
+    """The first events of many tasks: what `write` gives. Raises Clash likewise: one of them, or its task, was there."""
+    (before,) = conn.execute(SQL["last_position"]).fetchone()
     views = [
-        (position + index, encoded.event.envelope.correlation_id, *view_values(head, now_us))
+        (before + index, encoded.event.envelope.correlation_id, *view_values(head, now_us))
         for index, (encoded, (head, _)) in enumerate(zip(events, made, strict=True), 1)
     ]
     try:
@@ -167,10 +171,8 @@ def write_first(
         conn.executemany(ORDINARY["view_first"], views)
     except sqlite3.IntegrityError as error:
         raise Clash(str(error)) from error
-    return [
-        as_recorded(encoded, row, position + index)
-        for index, (encoded, (_, row)) in enumerate(zip(events, made, strict=True), 1)
-    ]
+    recorded = zip((encoded.event.envelope for encoded in events), count(before + 1))
+    return before, news.enclose(conn, recorded) if news is not None else None
 
 
 def _check_obstacles(conn: sqlite3.Connection, drafts: Sequence[Draft]) -> None:
@@ -194,14 +196,14 @@ def _end(conn: sqlite3.Connection, drafts: Sequence[Draft], now_us: int) -> None
 def committed(each: Draft, position: int, *, told: bool = False) -> Committed:
     """What became of a draft that was written behind this position."""
     events = tuple(
-        as_recorded(encoded, row, position + index)
+        as_recorded(encoded, row, position + index, told=told)
         for index, (encoded, row) in enumerate(zip(each.request.emitted, each.rows, strict=True), 1)
     )
-    return Committed("recorded", events, told=told)
+    return Committed("recorded", events)
 
 
-def as_recorded(encoded: Encoded, row: tuple[Any, ...], position: int) -> Recorded:
-    return Recorded(encoded.event.envelope, encoded.value, row[2], position, *row[13:16])
+def as_recorded(encoded: Encoded, row: tuple[Any, ...], position: int, *, told: bool = False) -> Recorded:
+    return Recorded(encoded.event.envelope, encoded.value, row[2], position, row[13], row[14], row[15], told)
 
 
 def _delivery_row(each: Draft, position: int, now_us: int, *, told: bool) -> tuple[Any, ...]:

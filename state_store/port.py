@@ -36,6 +36,8 @@ class Recorded(NamedTuple):
     recorded_at_us: int
     prev_hash: str
     hash: str
+    told: bool = False
+    """Whether the commit that recorded it put it on a bus in the same file: it need not be published any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +180,6 @@ class Committed(NamedTuple):
     status: CommitStatus
     events: tuple[Recorded, ...] = ()
     detail: str = ""
-    told: bool = False
-    """Whether the same commit put the events on a bus in the same file: they need not be published any more."""
 
 
 @dataclass(frozen=True, slots=True)

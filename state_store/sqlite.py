@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from contracts import ids
 from contracts.codec import Codec
+from contracts.envelope import Envelope
 from contracts.errors import Corrupt, Unavailable
 from contracts.topology import Topology
 from embedded.file import Database, Occupied
@@ -111,15 +112,32 @@ class SqliteStore(Store):
             return self._appends(events)
         return super()._append(events, expected_sequence)
 
-    async def _append_all(self, calls: Sequence[Sequence[Encoded]]) -> Sequence[list[Recorded] | BaseException]:
+    def _append_all(
+        self, calls: Sequence[Sequence[Encoded]]
+    ) -> Answers[list[Recorded]] | Awaitable[Answers[list[Recorded]]]:
+        """At once where nobody is at work on the file, as nearly always."""
         now_us, events = self._clock(), [encoded for call in calls for encoded in call]
         made = [ordinary.first_row(encoded, now_us) for encoded in events]
+        news = self._carried(encoded.event.envelope for encoded in events)
+        change = partial(ordinary.write_first, events=events, made=made, now_us=now_us, news=news)
+
+        def recorded(done: tuple[int, Any]) -> list[list[Recorded]]:
+            before = self._told(done, news)
+            rows = enumerate(zip(events, made, strict=True), before + 1)
+            stored = (ordinary.as_recorded(each, row, at, told=news is not None) for at, (each, (_, row)) in rows)
+            return [list(islice(stored, len(call))) for call in calls]
+
+        async def later() -> Answers[list[Recorded]]:
+            try:
+                return recorded(await self._in_file(change))
+            except Clash:
+                return await asyncio.gather(*(by_the_rules(call, None) for call in calls), return_exceptions=True)
+
+        by_the_rules = super()._append
         try:
-            recorded = iter(await self._in_file(lambda conn: ordinary.write_first(conn, events, made, now_us)))
-        except Clash:
-            by_the_rules = super()._append
-            return await asyncio.gather(*(by_the_rules(call, None) for call in calls), return_exceptions=True)
-        return [list(islice(recorded, len(call))) for call in calls]
+            return recorded(self._database.write_at_once(change))
+        except (Occupied, Clash):
+            return later()
 
     async def _claim(self, asked: Asked) -> Claim:
         return await self._claims(asked)
@@ -152,7 +170,7 @@ class SqliteStore(Store):
         now_us, role = self._clock(), calls[0].delivery.role
         drafts = [ordinary.draft(call, now_us) if call.delivery.role == role else None for call in calls]
         together = [draft for draft in drafts if draft is not None]
-        news = self._news if self._news and self._news.encloses(ordinary.envelopes(together)) else None
+        news = self._carried(ordinary.envelopes(together))
         change = partial(ordinary.write, drafts=together, now_us=now_us, news=news)
         if len(together) < len(calls):
             return self._commit_some(calls, drafts, change, news)
@@ -161,11 +179,19 @@ class SqliteStore(Store):
         except (Occupied, Clash):
             return self._commit_some(calls, drafts, change, news)
 
-    def _written(self, drafts: Sequence[Draft], done: tuple[int, Any], news: News | None) -> list[Committed]:
-        position, enclosed = done
+    def _carried(self, events: Iterable[Envelope]) -> News | None:
+        """Who carries the news of these events within the commit, if anybody does."""
+        return self._news if self._news is not None and self._news.encloses(events) else None
+
+    def _told(self, done: tuple[int, Any], news: News | None) -> int:
+        """Tell what is committed now; the position before its first event."""
+        before, enclosed = done
         if news is not None:
             news.tell(enclosed)
-        answers = []
+        return before
+
+    def _written(self, drafts: Sequence[Draft], done: tuple[int, Any], news: News | None) -> list[Committed]:
+        position, answers = self._told(done, news), []
         for each in drafts:
             answers.append(ordinary.committed(each, position, told=news is not None))
             position += len(each.rows)
