@@ -5,27 +5,35 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from contracts.errors import Retryable
+
 if TYPE_CHECKING:
     from agents.work import Work
     from agents.worker import Worker
     from contracts.envelope import Event
 
 
-async def foresee(worker: Worker, works: Iterable[Work]) -> None:
-    """Decode these records and ask the inbox for all of them with one look; each work has what was found for it.
+def foresee(worker: Worker, works: Iterable[Work]) -> None:
+    """Ask the inbox for all of these with one look; each work has what was found for it. They begin now.
 
-    They are to be handled now: what is seen here is as old as that.
+    Of records alone whose bytes are the stored ones: others are checked one by one.
     """
     found: dict[str, tuple[Work, Event, bytes]] = {}
     for work in works:
+        record = work.record
+        if record is None or record.envelope is None or work.careful:
+            continue
         try:
-            event, value = await worker.read(work)
+            event = worker.recall(work, record, record.envelope)
         except Exception:  # noqa: BLE001, S112  # read again by its delivery, where one place decides what it means
             continue
-        if event is not None:
-            found[event.id] = (work, event, value)
+        found[event.id] = (work, event, record.value)
     if not found:
         return
-    for event_id, claim in (await worker.store.ready(worker.agent.role, list(found))).items():
+    try:
+        ready = worker.store.ready(worker.agent.role, list(found))
+    except Retryable:
+        return  # each asks for itself, and hears of it
+    for event_id, claim in ready.items():
         work, event, value = found[event_id]
         work.foreseen = (event, value, claim)

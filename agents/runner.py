@@ -111,6 +111,7 @@ class Runner:
         self.lanes: Lanes[Work] = Lanes(
             self.deliver,
             functools.partial(detach, self.worker),
+            prepare=functools.partial(foresee, self.worker),
             running_max=self.pace.concurrency,
             detach_seconds=self.pace.detach_seconds,
         )
@@ -177,15 +178,13 @@ class Runner:
         while self.lanes.failure is None:
             self._pause(subscription)
             records = await subscription.fetch(self.pace.batch, FETCH_SECONDS)
-            works = [self._work(record) for record in records]
-            await foresee(self.worker, self._beginning(works))
-            for record, work in zip(records, works, strict=True):
-                if record.partition not in subscription.assigned:
-                    continue  # it went to another process meanwhile, and is read there
+            for record in records:
+                work = self._work(record)
                 if work is None:
                     self.lanes.pass_over(Work(record.key, record))
                 else:
                     self.lanes.add(work)
+            self.lanes.start()
         raise self.lanes.failure  # lanes begin nothing more, so the worker must end
 
     def _work(self, record: Record) -> Work | None:
@@ -196,17 +195,6 @@ class Runner:
         if self._is_careful(record):
             return Work(record.key, record, careful=True, alone=self._one_at_a_time)
         return Work(record.key, record)
-
-    def _beginning(self, works: Iterable[Work | None]) -> list[Work]:
-        """Those that are handled at once; what is seen for one that is queued would be old when its turn comes."""
-        room, keys, found = self.lanes.room, set[bytes](), list[Work]()
-        for work in works:
-            if work is None or work.key in keys:
-                continue
-            keys.add(work.key)
-            if len(found) < room and not work.careful and self.lanes.is_free(work.key):
-                found.append(work)
-        return found
 
     def _pause(self, subscription: Subscription) -> None:
         """Hold back partitions that are too far ahead of their offset, until enough of it is finished."""

@@ -20,12 +20,12 @@ from agents.emission import Emission
 from agents.endings import cancelled, overdue
 from agents.session import Session
 from agents.work import Work
-from bus.port import Bus
+from bus.port import Bus, Record
 from contracts import ids
 from contracts.authority import Keyring
 from contracts.codec import Codec, read_envelope
 from contracts.crashpoints import crashpoint
-from contracts.envelope import Event
+from contracts.envelope import Envelope, Event
 from contracts.errors import Killed, NotAllowed, Retryable
 from contracts.events import SIGNED_TYPES
 from contracts.topology import HEARD_BY_ALL, OPERATOR_EVENTS, TASK_EVENTS, Agent, Topology
@@ -38,7 +38,6 @@ PUBLISH_PAUSE_SECONDS_MAX: Final = 10.0
 
 Handle = Callable[[Event, TaskState, Any], Awaitable[list[Event]]]
 """What a role is: `async handle(event, state, tools) -> list[Event]`."""
-
 ToolMaker = Callable[[Session], Any]
 """Makes the tools of a role for one delivery."""
 
@@ -108,13 +107,11 @@ class Worker:
         """Stops 2 to 5; returns what was recorded and is to be published."""
         if work.careful:
             await brace(self, work)
-        foreseen, work.foreseen = work.foreseen, None  # another attempt looks for itself
-        event, value = (
-            foreseen[:2] if foreseen else await self.read(work)
-        )  # stop 2: the envelope, its right, the payload
+        seen, work.foreseen = work.foreseen, None  # another attempt looks for itself
+        event, value = seen[:2] if seen else await self.read(work)  # stop 2: the envelope, its right, the payload
         if event is None:
             return ()
-        claim = foreseen[2] if foreseen else await self.ask(work, event, value)  # stop 3: the inbox
+        claim = seen[2] if seen else await self.ask(work, event, value)  # stop 3: the inbox
         await self.open(work, event, value, claim)
         if work.session is None:
             return claim.unpublished
@@ -133,17 +130,23 @@ class Worker:
             work.envelope = record.envelope or read_envelope(record.key, record.headers)
             if work.envelope.type not in self.agent.consumes:
                 return None, value
+            if record.envelope is not None:
+                return self.recall(work, record, record.envelope), value
             self.topology.check_emission(work.envelope.type, work.envelope.source, record.topic)
-            if record.envelope is not None:  # the value is the very one that is stored
-                return self.codec.recorded(work.envelope, value), value
             value = await self.codec.inward(work.envelope, record.headers, value)
             return self.codec.decode(work.envelope, value), value
         raise ValueError("work is a record or something due")
 
+    def recall(self, work: Work, record: Record, envelope: Envelope) -> Event:
+        """Stop 2 where the bytes are the very ones that are stored. Raises likewise."""
+        work.envelope = envelope
+        self.topology.check_emission(envelope.type, envelope.source, record.topic)
+        return self.codec.recorded(envelope, record.value)
+
     async def ask(self, work: Work, event: Event, value: bytes) -> Claim:
         """Stop 3: what the inbox says of the event."""
-        consumed, key = Encoded(event, value), work.inbox_id
-        return await self.store.claim(self.agent.role, consumed, event.envelope, inbox_id=key, holder=self.holder)
+        asked = self.agent.role, Encoded(event, value), event.envelope
+        return await self.store.claim(*asked, inbox_id=work.inbox_id, holder=self.holder)
 
     async def open(self, work: Work, event: Event, value: bytes, claim: Claim) -> None:
         """Stop 3: where the inbox says that the delivery is ours to handle, a session is opened."""
@@ -211,8 +214,8 @@ class Worker:
         """Stop 6: what is recorded is never dead-lettered; it is tried until it goes."""
         if recorded:
             await self.tell(recorded)
-        if recorded and not recorded[-1].told and work.envelope is not None:
-            self.unmarked.append(work.inbox_id or work.envelope.id)
+            if not recorded[-1].told and work.envelope is not None:
+                self.unmarked.append(work.inbox_id or work.envelope.id)
 
     async def tell(self, recorded: Sequence[Recorded]) -> None:
         """Publish until the bus has it; what the commit itself told is there."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -55,8 +55,8 @@ Handle = Callable[[W], Coroutine[Any, Any, None]]
 class Lanes(Generic[W]):
     """The work of one process. All methods belong to the event loop's thread.
 
-    `handle` is called once per work, one at a time per key and at most `running_max` at a time. `detach` may be
-    called while `handle` of the same work runs; if it raises, it is called again after a while. A partition is full
+    `handle` is called once per work, one at a time per key and at most `running_max` at a time; `prepare` before that
+    with all that begin together, and whatever it raises is its own business. `detach` may be called while `handle` of the same work runs; if it raises, it is called again after a while. A partition is full
     when `ahead_max` of its records are in the lanes or done behind an unfinished one, until half of them are gone.
     """
 
@@ -65,6 +65,7 @@ class Lanes(Generic[W]):
         handle: Handle[W],
         detach: Handle[W],
         *,
+        prepare: Callable[[Sequence[W]], None] | None = None,
         running_max: int = RUNNING_MAX,
         detach_seconds: float = DETACH_SECONDS,
         ahead_max: int = AHEAD_MAX,
@@ -75,6 +76,7 @@ class Lanes(Generic[W]):
         """What `handle` raised: nothing is started any more, and the worker must stop."""
         self._handle = handle
         self._detach = detach
+        self._prepare = prepare
         self._running_max = running_max
         self._detach_seconds = detach_seconds
         self._ahead_max = ahead_max
@@ -88,6 +90,7 @@ class Lanes(Generic[W]):
         self._full: set[int] = set()
         self._resting = 0
         self._held = False
+        self._starting: asyncio.Handle | None = None
 
     # -- what comes in ------------------------------------------------------------------------------------------------
 
@@ -103,7 +106,7 @@ class Lanes(Generic[W]):
             self._queues[work.key] = deque((item,))
             if work.key not in self._running:
                 self._startable.append(work.key)
-        self._start()
+        self._start_soon()
 
     def pass_over(self, work: W) -> None:
         """A record that needs no handling: it only stands in the order of offsets."""
@@ -161,11 +164,9 @@ class Lanes(Generic[W]):
     @property
     def room(self) -> int:
         """How many more could begin now."""
-        return max(0, self._running_max - len(self._running) + self._resting) if self._may_begin() else 0
-
-    def is_free(self, key: bytes) -> bool:
-        """Whether nothing of this key is running or queued."""
-        return key not in self._running and key not in self._queues
+        if self._held or self.failure is not None:
+            return 0
+        return max(0, self._running_max - len(self._running) + self._resting)
 
     @property
     def waiting(self) -> int:
@@ -186,7 +187,7 @@ class Lanes(Generic[W]):
     def release(self) -> None:
         """Begin work again."""
         self._held = False
-        self._start()
+        self._start_soon()
 
     def cancel(self, key: bytes | None = None) -> int:
         """Cancel what is being handled for the key, or everything; returns how many.
@@ -235,31 +236,41 @@ class Lanes(Generic[W]):
 
     # -- running ------------------------------------------------------------------------------------------------------
 
-    def _start(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._startable and self._has_room():
+    def _start_soon(self) -> None:
+        """In the next turn, with all that may begin by then."""
+        if self._starting is None:
+            self._starting = asyncio.get_running_loop().call_soon(self.start)
+
+    def start(self) -> None:
+        """Begin what may begin, now and together; without this it begins in the next turn."""
+        if self._starting is not None:
+            self._starting.cancel()
+            self._starting = None
+        beginning: dict[bytes, _Item[W]] = {}
+        room = self.room
+        while self._startable and len(beginning) < room:
             key = self._startable.popleft()
             queue = self._queues.get(key)
-            if not queue or key in self._running:
+            if not queue or key in self._running or key in beginning:
                 continue
-            item = queue.popleft()
+            beginning[key] = queue.popleft()
             if not queue:
                 del self._queues[key]
+        if not beginning:
+            return
+        if self._prepare is not None:
+            self._prepare([item.work for item in beginning.values()])
+        loop = asyncio.get_running_loop()
+        for key, item in beginning.items():
             task = loop.create_task(self._handle(item.work))
             self._running[key] = (item, task)
             task.add_done_callback(partial(self._ended, item))
-
-    def _has_room(self) -> bool:
-        return len(self._running) - self._resting < self._running_max and self._may_begin()
-
-    def _may_begin(self) -> bool:
-        return not self._held and self.failure is None
 
     @contextmanager
     def resting(self) -> Iterator[None]:
         """For a handling that merely waits: meanwhile its slot is another task's; its own task keeps waiting."""
         self._resting += 1
-        self._start()
+        self._start_soon()
         try:
             yield
         finally:
@@ -279,7 +290,7 @@ class Lanes(Generic[W]):
         if key in self._queues:
             self._startable.append(key)
         self.progressed.set()
-        self._start()
+        self._start_soon()
 
     # -- offsets ------------------------------------------------------------------------------------------------------
 

@@ -361,10 +361,10 @@ class StateStore(Protocol):
         delivery that `holder` itself has begun is free to it."""
         ...
 
-    async def ready(self, role: str, event_ids: Sequence[str]) -> Mapping[str, Claim]:
+    def ready(self, role: str, event_ids: Sequence[str]) -> Mapping[str, Claim]:
         """Of many recorded events the claims of those that are free without a question, by event id; one look for all.
 
-        What is not among them is to be asked for with `claim`. Reads only, and may know of none.
+        What is not among them is to be asked for with `claim`. Who must ask a server first knows of none.
         """
         ...
 

@@ -159,7 +159,7 @@ class SqliteStore(Store):
                 answers.append(error)
         return answers
 
-    async def ready(self, role: str, event_ids: Sequence[str]) -> Mapping[str, Claim]:
+    def ready(self, role: str, event_ids: Sequence[str]) -> Mapping[str, Claim]:
         return self._database.look(lambda conn: ordinary.claims(conn, role, event_ids))
 
     async def _commit(self, request: Commit) -> Committed:

@@ -143,10 +143,7 @@ class Store(ABC):
     # -- events ------------------------------------------------------------------------------------------------------
 
     async def append(self, events: Sequence[Encoded], *, expected_sequence: int | None = None) -> list[Recorded]:
-        crashpoint("store.append.before")
-        recorded = await self._append(events, expected_sequence)
-        crashpoint("store.append.after")
-        return recorded
+        return await self._pass("append", self._append(events, expected_sequence))
 
     async def stream(self, task_id: str, *, upto: int | None = None) -> list[Recorded]:
         return await self._read(lambda tx: self._streams.read(tx, task_id, upto))
@@ -192,8 +189,8 @@ class Store(ABC):
     ) -> Claim:
         return await self._claim(Asked(role, event, envelope, inbox_id, holder))
 
-    async def ready(self, role: str, event_ids: Sequence[str]) -> Mapping[str, Claim]:
-        """A backend that cannot look for many at once knows of none."""
+    def ready(self, role: str, event_ids: Sequence[str]) -> Mapping[str, Claim]:
+        """A backend that must ask a server knows of none."""
         del role, event_ids
         return {}
 
