@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition, errors
 
 from bus.kafka import faults, wire
 from bus.kafka.cluster import Cluster
+from bus.kafka.fetching import filled
 from bus.kafka.link import Link, arguments, drop_consumer, within
 from bus.kafka.rescue import rescue
 from bus.port import Lag, Record
@@ -158,5 +159,5 @@ async def lag(link: Link, reader: Reader, group: str, topics: Iterable[str]) -> 
 
 def as_record(topic: str, raw: Any) -> Record:
     """A record of aiokafka as one of the port. Kafka knows keys, values and headers without content; the port does not."""
-    headers = tuple((name, value or b"") for name, value in raw.headers)
-    return Record(topic, raw.partition, raw.offset, raw.key or b"", raw.value or b"", headers, raw.timestamp * 1000)
+    key, value = raw.key or b"", raw.value or b""
+    return Record(topic, raw.partition, raw.offset, key, value, filled(raw.headers), raw.timestamp * 1000)

@@ -12,11 +12,11 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final, Protocol
 
-from aiokafka import AIOKafkaConsumer, TopicPartition, errors
+from aiokafka import TopicPartition, errors
 
 from bus.kafka import faults
 from bus.kafka.cluster import Cluster
-from bus.kafka.link import arguments, drop_consumer, within
+from bus.kafka.fetching import Fetching, Read
 from bus.kafka.membership import Membership
 from bus.kafka.reader import as_record
 from bus.kafka.rescue import Rescued
@@ -30,9 +30,6 @@ Parts = frozenset[int]
 
 AHEAD_MAX: Final = 2_000
 """Records that are read and not yet handed out, at most, beside those of paused partitions."""
-READ_MAX: Final = 1_000
-READ_MS: Final = 1_000
-FETCH_WAIT_MS: Final = 500
 PAUSE_SECONDS: Final = 1.0
 
 
@@ -61,7 +58,7 @@ class KafkaSubscription:
         self._waiting = 0
         self._news = asyncio.Event()
         self._room = asyncio.Event()
-        self._reader: Any = None
+        self._reader: Fetching | None = None
         self._turned = asyncio.Event()
         self._progress = 0
         self._failure: BaseException | None = None
@@ -103,11 +100,11 @@ class KafkaSubscription:
 
     def pause(self, partitions: Collection[int]) -> None:
         self._paused.update(partitions)
-        self._settle_reader(partitions)
+        self._turn()
 
     def resume(self, partitions: Collection[int]) -> None:
         self._paused.difference_update(partitions)
-        self._settle_reader(partitions)
+        self._turn()
         self._news.set()
 
     async def commit(self, offsets: Mapping[tuple[str, int], int]) -> None:
@@ -156,17 +153,15 @@ class KafkaSubscription:
         else:
             self._room.clear()
 
-    def _accept(self, found: Mapping[TopicPartition, list[Any]]) -> None:
-        """Keep what was read, of places that are still ours; there is no await between reading and this."""
-        cut = len(self._cluster.prefix)
-        for place, raw in found.items():
-            if not raw or raw[0].offset < self._positions.get(place, raw[0].offset + 1):
+    def _accept(self, found: Mapping[TopicPartition, Read]) -> None:
+        """Keep what was read where we still are in that place; there is no await between reading and this."""
+        for place, (asked, records, following) in found.items():
+            if self._positions.get(place) != asked or place.partition in self._paused:
                 continue
-            records = self._ahead.setdefault(place, deque())
-            topic = place.topic[cut:]
-            records.extend(as_record(topic, one) for one in raw)
-            self._positions[place] = raw[-1].offset + 1
-            self._progress += len(raw)
+            if records:
+                self._ahead.setdefault(place, deque()).extend(records)
+            self._positions[place] = following
+            self._progress += len(records)
         self._count()
         self._news.set()
 
@@ -196,8 +191,13 @@ class KafkaSubscription:
     async def _read(self) -> None:
         """One batch. It is never cancelled but to throw the reader away: what that had in hand is then read again."""
         reader = self._reader or await self._open_reader()
+        wanted = {place: at for place, at in self._positions.items() if place.partition not in self._paused}
+        if not wanted:
+            self._turned.clear()
+            await self._turned.wait()
+            return
         try:
-            found = await reader.getmany(timeout_ms=READ_MS, max_records=READ_MAX)
+            found = await reader.read(wanted)
         except errors.OffsetOutOfRangeError as error:
             await self._leap(error.args[0])
         except UnicodeDecodeError as error:
@@ -205,46 +205,27 @@ class KafkaSubscription:
         else:
             self._accept(found)
 
-    async def _open_reader(self) -> Any:
-        reader = AIOKafkaConsumer(
-            **arguments(self._cluster),
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            fetch_max_wait_ms=FETCH_WAIT_MS,
-            max_poll_records=READ_MAX,
-        )
+    async def _open_reader(self) -> Fetching:
+        reader = Fetching(self._cluster)
         try:
-            await within(self._cluster.patience.request, reader.start())
+            await reader.start(self._consumer.topics)
         except BaseException as error:
-            await drop_consumer(reader)
+            await reader.close()
             if isinstance(error, errors.KafkaError | OSError):
                 raise faults.explained(error, self._cluster, "reading") from error
             raise
         self._reader = reader
-        self._turn_reader()
         return reader
 
     async def _drop_reader(self) -> None:
         reader, self._reader = self._reader, None
         if reader is not None:
-            await drop_consumer(reader)
+            await reader.close()
 
-    def _turn_reader(self) -> None:
-        """Have the reader read our places from our positions; nothing is read in between."""
-        if self._reader is not None:
-            self._reader.assign(list(self._positions))
-            for place, position in self._positions.items():
-                self._reader.seek(place, position)
-            self._settle_reader(self._paused)
-        self._turned.set()
-
-    def _settle_reader(self, partitions: Collection[int]) -> None:
-        """Pause and resume places of these partitions as it was last asked for."""
-        for place in self._positions if self._reader is not None else ():
-            if place.partition in partitions:
-                (self._reader.pause if place.partition in self._paused else self._reader.resume)(place)
+    def _turn(self) -> None:
+        """What is to be read has changed; the next question takes it up."""
         self._count()
+        self._turned.set()
 
     # -- partitions ---------------------------------------------------------------------------------------------------
 
@@ -262,15 +243,13 @@ class KafkaSubscription:
         await self._consumer.on_gained(parts)
         self._assigned |= parts
         self._positions |= positions
-        self._turn_reader()
+        self._turn()
 
     async def _lose(self, parts: Parts) -> None:
         self._assigned -= parts
         self._positions = {place: at for place, at in self._positions.items() if place.partition not in parts}
         self._ahead = {place: found for place, found in self._ahead.items() if place.partition not in parts}
-        self._count()
-        if not self._closed:
-            self._turn_reader()
+        self._turn()
         await self._consumer.on_lost(parts)
 
     # -- what should not happen ---------------------------------------------------------------------------------------
@@ -283,7 +262,6 @@ class KafkaSubscription:
             if self._positions.get(place) == position != first:
                 await self._tell_gap(place, position, first)
                 self._positions[place] = first
-        self._turn_reader()
 
     async def _rescue(self, error: UnicodeDecodeError) -> None:
         """Somewhere lies a record that stops the reader: take the next batch of every place ourselves."""
@@ -296,9 +274,9 @@ class KafkaSubscription:
                 continue
             if found.lost:
                 await self._tell_gap(place, wanted[place], found.next)
-            self._accept({place: found.records})
-            self._positions[place] = found.next
-        self._turn_reader()
+            topic = place.topic[len(self._cluster.prefix) :]
+            records = [as_record(topic, one) for one in found.records]
+            self._accept({place: Read(wanted[place], records, found.next)})
 
     async def _tell_gap(self, place: TopicPartition, position: int, first: int) -> None:
         topic = place.topic[len(self._cluster.prefix) :]

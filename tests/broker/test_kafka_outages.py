@@ -224,11 +224,10 @@ async def test_a_reader_that_hangs_is_replaced(clients: Clients) -> None:
     assert len(await collect(subscription, 8)) == 8
     reader = subscription._reader  # type: ignore[attr-defined]  # what hangs is inside
 
-    async def hangs(*_: Any) -> bool:
+    async def hangs(*_: Any) -> None:
         await asyncio.Event().wait()
-        return True
 
-    reader._fetcher._proc_fetch_request = hangs
+    reader._client.send = hangs
     await bus.publish(numbered("t", 8, 8))  # these may still come by the request that is under way
     assert set(values(await collect(subscription, 8))) == set(range(8, 16))
     await bus.publish(numbered("t", 8, 16))
