@@ -1,14 +1,15 @@
 """The ordinary case on PostgreSQL: what waits is asked with one query, and written with one statement that commits itself.
 
-`state_store.ordinary` says what is ordinary and prepares it; the functions of migration 0004 write it. There is no
+`state_store.ordinary` says what is ordinary and prepares it; the functions of migration 0005 write it. There is no
 moment between the statements at which others wait for this process, and one round trip takes the place of eight.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
+from operator import itemgetter
 from typing import Any, Final, Generic, TypeVar
 
 import asyncpg
@@ -33,7 +34,6 @@ AT_ONCE: Final = 96
 """Tasks of one statement: with the groups beside it they stay within the server's room for locks."""
 RECORDED_AT: Final = 13
 """Where the time of the record stands in the row of an event."""
-VIEW: Final = ("head_hash", "status", "step", "owner", "due_us", "title", "state")
 
 Answers = Sequence[R | BaseException]
 
@@ -111,12 +111,11 @@ class Ordinary:
         now_us, events = self._now_us(), [encoded for call in calls for encoded in call]
         made = [ordinary.first_row(encoded, now_us) for encoded in events]
         keys = sorted({lock_key(encoded.event.task_id) for encoded in events})
-        views = [view_row(head, now_us) for head, _ in made]
         last = await self._written(
             "ordinary_first",
             *(EVERYTHING, LOG, keys, FOLD_VERSION, now_us),
-            *_columns(([view[name] for name in VIEW] for view in views), len(VIEW)),
-            *_events([row for _, row in made]),
+            [_event(row) for _, row in made],
+            [_view(view_row(head, now_us)) for head, _ in made],
         )
         if last is None:
             return await asyncio.gather(*map(self._judge_append, calls), return_exceptions=True)
@@ -172,9 +171,8 @@ class Ordinary:
             "ordinary_commit",
             *(EVERYTHING, LOG, keys, FOLD_VERSION, now_us, delivery.role, delivery.holder, sorted(CORE_ROLES)),
             min(draft.request.delivery.kill_seq for draft in drafts),
-            *_columns(map(_done, drafts), 8),
-            *_columns((_view(draft, now_us) for draft in drafts), 1 + len(VIEW)),
-            *_events([row for draft in drafts for row in draft.rows]),
+            [_done(draft, now_us) for draft in drafts],
+            [_event(row) for draft in drafts for row in draft.rows],
         )
 
     async def _written(self, name: str, *values: Any) -> int | None:
@@ -194,26 +192,20 @@ def _is_like(call: Commit, first: Delivery) -> bool:
     return d.role == first.role and d.holder == first.holder and not call.reason and not call.reason_code
 
 
-def _done(draft: Draft) -> tuple[Any, ...]:
-    """The row of a delivery, as `ordinary_commit` takes it."""
-    sight, d = draft.sight, draft.request.delivery
+def _done(draft: Draft, now_us: int) -> tuple[Any, ...]:
+    """A delivery and the view of its task, as the server's type `ordinary_delivery` has them."""
+    sight, d, view = draft.sight, draft.request.delivery, view_row(draft.head, now_us)
     return (
         *(d.event_id, d.task_id, sight.type, sight.sequence, d.basis, draft.request.attempt),
-        *(len(draft.rows), draft.ends),
+        *(len(draft.rows), draft.ends, view["sequence"]),
+        *_view(view),
     )
 
 
-def _view(draft: Draft, now_us: int) -> list[Any]:
-    view = view_row(draft.head, now_us)
-    return [view["sequence"], *(view[name] for name in VIEW)]
+_view: Final = itemgetter("head_hash", "status", "step", "owner", "due_us", "title", "state")
+"""Of a view what `ordinary_view` has."""
 
 
-def _events(rows: Sequence[tuple[Any, ...]]) -> list[Sequence[Any]]:
-    """The columns of events without the time of the record, which is one for all."""
-    columns = _columns(rows, ordinary.EVENT_COLUMNS)
-    return columns[:RECORDED_AT] + columns[RECORDED_AT + 1 :]
-
-
-def _columns(rows: Iterable[Sequence[Any]], count: int) -> list[Sequence[Any]]:
-    """Rows as columns; empty ones where there are no rows."""
-    return list(zip(*rows, strict=True)) or [()] * count
+def _event(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """An event as `ordinary_event` has it: without the time of the record, which is one for all."""
+    return row[:RECORDED_AT] + row[RECORDED_AT + 1 :]

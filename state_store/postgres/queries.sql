@@ -42,11 +42,11 @@ WHERE t.sequence = (SELECT max(sequence) FROM events WHERE task_id = t.task_id)
 
 -- name: ordinary_first
 -- The first events of many tasks, written together: the position before them, or null; then the time.
-SELECT ordinary_first(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+SELECT ordinary_first(?, ?, ?, ?, ?, ?, ?), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
 
 -- name: ordinary_commit
 -- Many deliveries that are done, written together: the position before their events, or null; then the time.
-SELECT ordinary_commit(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+SELECT ordinary_commit(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
 
 -- name: ordinary_published
 -- What these deliveries emitted is on the bus.
