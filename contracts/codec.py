@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
+from types import SimpleNamespace
 from typing import Any, Final, cast
 
 from pydantic import ValidationError
@@ -222,6 +223,7 @@ class Codec:
         self.schema_ids = schema_ids
         self.wire: WireIds = wire or SameIds()
         self._parsed: dict[int, Any] = {}
+        self._firsts: dict[tuple[int | None, str, int, str], Any] = {}
         self._writers: dict[tuple[str, int], tuple[bytes, Any]] = {}
 
     def encode(self, event: Event) -> Wire:
@@ -319,6 +321,21 @@ class Codec:
         except ValidationError as error:
             raise Undecodable(f"{type_} v{version}: {_first(error)}") from None
 
+    def decode_first(self, type_: str, version: int, value: bytes, last: str) -> Any:
+        """The fields of a recorded value, by their names, up to this one in the order of the schema.
+
+        They were validated before they were recorded, and are not again: records are dicts here, arrays are lists. A
+        value of an older version is decoded whole.
+        """
+        schema_id = framed_id(value)
+        known = self._firsts.get((schema_id, type_, version, last))
+        if known is None:
+            schema = None if schema_id is None else self.schema_ids.by_id(schema_id)
+            if schema is None or (schema.type, schema.version, latest_version(type_)) != (type_, version, version):
+                return self.decode_payload(type_, version, value)  # which says what is wrong, if anything is
+            known = self._firsts[schema_id, type_, version, last] = _up_to(schema, last)
+        return SimpleNamespace(**_fields(value, known, type_, whole=False))
+
     def decode_plain(self, value: bytes) -> tuple[str, int, Plain]:
         """Type, version and fields by the writer's schema alone: also for events whose class is not known here."""
         schema = self._schema_of(value)
@@ -367,8 +384,19 @@ def _is_json(headers: Headers) -> bool:
     return any(name == "content-type" and value.split(b";")[0].strip() == JSON_TYPE for name, value in headers)
 
 
-def _fields(value: bytes, parsed: Any, name: str) -> Plain:
-    """The record behind the frame; all bytes must be its own."""
+def _up_to(schema: Schema, last: str) -> Any:
+    """The schema without the fields behind this one: what a reader need not look at."""
+    import json
+
+    import fastavro
+
+    record = json.loads(schema.text)
+    names = [field["name"] for field in record["fields"]]
+    return fastavro.parse_schema(record | {"fields": record["fields"][: names.index(last) + 1]})
+
+
+def _fields(value: bytes, parsed: Any, name: str, *, whole: bool = True) -> Plain:
+    """The record behind the frame; all bytes must be its own where it is the `whole` one."""
     import fastavro
 
     body = io.BytesIO(value)
@@ -379,7 +407,7 @@ def _fields(value: bytes, parsed: Any, name: str) -> Plain:
         raise
     except Exception as error:  # noqa: BLE001  fastavro raises many kinds for bytes that are not a record
         raise Undecodable(f"the value is no {name}: {type(error).__name__}") from None
-    if body.tell() != len(value):
+    if whole and body.tell() != len(value):
         raise Undecodable(f"{len(value) - body.tell()} bytes are left over after {name}")
     if not isinstance(fields, dict):
         raise Undecodable(f"the value is no record but {type(fields).__name__}")

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.envelope import Event
 from contracts.errors import Illegal
-from contracts.events import Budget, Payload
+from contracts.events import Budget
 from contracts.ids import derived_of
 from contracts.topology import ESCALATED_SECONDS, awaited
 
@@ -270,9 +270,9 @@ def _filled(fields: dict[str, Any], told: set[str]) -> TaskState:
 _put: Final = object.__setattr__
 
 
-def changes(state: TaskState, told: Told, payload: Payload | None, sequence: int) -> dict[str, Any]:
-    """What the event changes in the state, field by field; raises Illegal likewise. Of types that are not in `READ` the
-    payload may be None."""
+def changes(state: TaskState, told: Told, payload: Any, sequence: int) -> dict[str, Any]:
+    """What the event changes in the state, field by field; raises Illegal likewise. The payload need not have more than
+    `READ` names."""
     step = next_step(state, told.type)
     if step is None:
         standing = f"{state.step} ({state.pause.kind})" if state.pause else state.step
@@ -311,8 +311,8 @@ class Fold:
     def __init__(self, task_id: str) -> None:
         self._now: Any = SimpleNamespace(**_unknown(task_id))
 
-    def add(self, told: Told, payload: Payload | None, sequence: int) -> None:
-        """The next event; its payload where `READ` names its type. Raises Illegal."""
+    def add(self, told: Told, payload: Any, sequence: int) -> None:
+        """The next event; its payload, or the fields of it that `READ` names, else None. Raises Illegal."""
         now = vars(self._now)
         now |= changes(self._now, told, payload, sequence) if moves(told.type) else {"sequence": sequence}
 
@@ -343,10 +343,14 @@ def _submitted(_: TaskState, told: Told, p: Any) -> dict[str, Any]:
         "project_digest": p.project_digest,
         "base_commit": p.base_commit,
         "submitter": p.submitter,
-        "scope": p.scope,
+        "scope": tuple(p.scope),
         "revisions_max": p.revisions_max,
-        "budget": p.budget,
+        "budget": _budget(p.budget),
     }
+
+
+def _budget(given: Budget | dict[str, int]) -> Budget:
+    return given if isinstance(given, Budget) else Budget.model_validate(given)
 
 
 def _planned(_: TaskState, told: Told, __: Any) -> dict[str, Any]:
@@ -464,7 +468,7 @@ def _resumed(state: TaskState, _: Told, p: Any) -> dict[str, Any]:
 
 def _raised(state: TaskState, _: Told, p: Any) -> dict[str, Any]:
     paused = state.pause is not None and state.pause.kind == "budget"
-    return {"budget": p.budget, **({"pause": None} if paused else {})}
+    return {"budget": _budget(p.budget), **({"pause": None} if paused else {})}
 
 
 def _succeeded(_: TaskState, __: Told, p: Any) -> dict[str, Any]:
@@ -502,8 +506,26 @@ _APPLY: Final = {
     "TaskCancelled": _cancelled,
 }
 
-READ: Final = frozenset(_APPLY) - {"PlanProposed", "ReviewPassed", "ChangesRequested"}
-"""The types whose payloads are looked at; of all others the fold leans on the envelope alone."""
+READ: Final = {
+    "TaskSubmitted": "submitter",
+    "ChangeProposed": "digest",
+    "ApprovalRequested": "expires_at",
+    "ApprovalGranted": "self_approved",
+    "ApprovalDenied": "operator",
+    "ApprovalExpired": "digest",
+    "StagingDeployed": "path",
+    "ProductionDeployed": "path",
+    "DeploymentRolledBack": "digest",
+    "TaskCancelRequested": "operator",
+    "TaskEscalated": "hint",
+    "BudgetExhausted": "wanted",
+    "TaskResumed": "corrections",
+    "BudgetRaised": "budget",
+    "TaskSucceeded": "summary",
+    "TaskFailed": "reason_code",
+    "TaskCancelled": "reason",
+}
+"""type -> the last field of its payload that is looked at; of types that are not here, the envelope is enough."""
 
 _MOVING: Final = (
     frozenset(type_ for row in TRANSITIONS.values() for type_ in row)

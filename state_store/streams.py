@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -17,7 +17,7 @@ from contracts.ids import SYSTEM_TASK
 from state_store.audit import GENESIS, chained_hash, recorded
 from state_store.fold import FOLD_VERSION, READ, Fold, TaskState, evolve, unknown
 from state_store.port import Encoded, Recorded
-from state_store.transaction import Clash, Transaction
+from state_store.transaction import Clash, Row, Transaction
 
 __all__ = ["Head", "Streams", "recorded"]
 
@@ -121,29 +121,30 @@ class Streams:
             self._fold(fold, task_id, event.envelope, event.sequence, event.value)
         return fold.state()
 
-    async def stories(self, tx: Transaction, after: str, limit: int) -> tuple[list[Story], bool]:
+    async def stories(self, tx: Transaction, after: str, limit: int) -> tuple[Iterator[Story], bool]:
         """The streams behind a task in the order of ids, each from its first event to its last, about so many events at
         once; and whether these were the last streams. What the fold does not read is not fetched.
         """
-        lines = [Line._make(row) for row in await tx.rows("told_after", (_READ, after, limit))]
-        if ended := len(lines) < limit:
-            whole = lines
+        rows = await tx.rows("told_after", (_READ, after, limit))
+        if ended := len(rows) < limit:
+            whole = rows
         else:  # the last stream may go on behind the page: it is left for the next, unless it fills one alone
-            cut = lines[-1].task_id
-            whole = [line for line in lines if line.task_id != cut]
-            whole = whole or [Line._make(row) for row in await tx.rows("told_of", (_READ, cut))]
-        return [self._story(list(own)) for _, own in groupby(whole, key=itemgetter(0))], ended
+            (cut, *_) = rows[-1]
+            whole = [row for row in rows if row[0] != cut] or await tx.rows("told_of", (_READ, cut))
+        return (self._story(task_id, own) for task_id, own in groupby(whole, key=itemgetter(0))), ended
 
-    def _story(self, lines: Sequence[Line]) -> Story:
-        fold = Fold(lines[0].task_id)
-        for line in lines:
-            self._fold(fold, line.task_id, line, line.sequence, line.value)
-        return Story(lines[0], lines[-1], fold.state())
+    def _story(self, task_id: str, rows: Iterable[Row]) -> Story:
+        fold, first = Fold(task_id), None
+        for line in map(Line._make, rows):
+            first = first or line
+            self._fold(fold, task_id, line, line.sequence, line.value)
+        assert first is not None  # noqa: S101  # a group has a row
+        return Story(first, line, fold.state())
 
     def _fold(self, fold: Fold, task_id: str, told: Line | Envelope, sequence: int, value: bytes | None) -> None:
         try:
-            read = told.type in READ
-            payload = self.codec.decode_payload(told.type, told.version, value or b"") if read else None
+            last = READ.get(told.type)
+            payload = last and self.codec.decode_first(told.type, told.version, value or b"", last)
             fold.add(told, payload, sequence)
         except GavotteError as error:
             raise Corrupt(

@@ -54,15 +54,15 @@ async def rebuild_after(tx: Transaction, streams: Streams, after: str, limit: in
     Returns how many tasks, and the last one's id, None at the end. `limit` is of events.
     """
     stories, ended = await streams.stories(tx, after, limit)
-    if stories:
-        await tx.each("view_put", [_view_anew(story) for story in stories])
-    known = json.dumps([story.first.task_id for story in stories])
+    anew = [_view_anew(story) for story in stories]
+    if anew:
+        await tx.each("view_put", anew)
+    ids = [view["task_id"] for view in anew]
     if ended:
-        await tx.run("views_drop_after", (FOLD_VERSION, after, known))
-        return len(stories), None
-    upto = stories[-1].first.task_id
-    await tx.run("views_drop", (FOLD_VERSION, after, upto, known))
-    return len(stories), upto
+        await tx.run("views_drop_after", (FOLD_VERSION, after, json.dumps(ids)))
+        return len(ids), None
+    await tx.run("views_drop", (FOLD_VERSION, after, ids[-1], json.dumps(ids)))
+    return len(ids), ids[-1]
 
 
 def _view_anew(story: Story) -> dict[str, Any]:

@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts import ids
+from contracts.codec import Codec
 from contracts.envelope import Envelope, Event
-from contracts.errors import Illegal
-from contracts.events import EVENTS, Body, Payload, register
+from contracts.errors import GavotteError, Illegal, Undecodable
+from contracts.events import EVENTS, Body, Budget, Payload, register
+from contracts.registry import CommittedIds
 from contracts.topology import AWAITED, CORE_AGENTS, DAY, OPERATOR_EVENTS, TASK_EVENTS, awaited
 from state_store.fold import (
     AFTER_THE_END,
@@ -23,6 +25,7 @@ from state_store.fold import (
     READ,
     START,
     TRANSITIONS,
+    Fold,
     TaskState,
     changes,
     deadline_id,
@@ -122,6 +125,37 @@ TO_APPROVAL = (
     "StagingDeployed",
     "ApprovalRequested",
 )
+
+
+BEFORE: dict[str, tuple[str, ...]] = {
+    "TaskSubmitted": (),
+    "ChangeProposed": TO_APPROVAL[:2],
+    "ReviewPassed": TO_APPROVAL[:3],
+    "ChangesRequested": TO_APPROVAL[:3],
+    "StagingDeployed": TO_APPROVAL[:4],
+    "ApprovalRequested": TO_APPROVAL[:5],
+    "ApprovalGranted": TO_APPROVAL,
+    "ApprovalDenied": TO_APPROVAL,
+    "ApprovalExpired": TO_APPROVAL,
+    "ProductionDeployed": (*TO_APPROVAL, "ApprovalGranted"),
+    "DeploymentRolledBack": TO_APPROVAL[:5],
+    "TaskSucceeded": (*TO_APPROVAL, "ApprovalGranted", "ProductionDeployed"),
+    "TaskResumed": ("TaskSubmitted", "TaskEscalated"),
+    "BudgetRaised": ("TaskSubmitted", "BudgetExhausted"),
+}
+"""After which events each may come; the others after a submission."""
+WORDY: dict[str, dict[str, Any]] = {
+    "TaskSubmitted": {"scope": ("a", "b"), "budget": Budget(tokens=7), "submitter": "ann", "revisions_max": 5},
+    "TaskResumed": {"corrections": {"title": "u", "revisions_max": "4"}},
+    "BudgetRaised": {"budget": Budget(steps=9)},
+    "ApprovalGranted": {"operator": "ann", "self_approved": True},
+    "ApprovalDenied": {"operator": "ann"},
+    "TaskSucceeded": {"summary": "well"},
+    "TaskCancelled": {"reason": "late"},
+    "TaskEscalated": {"hint": "h"},
+    "BudgetExhausted": {"role": "coding", "reserved": 3, "wanted": 4},
+}
+"""What stands in fields that have defaults."""
 
 
 # -- the table ------------------------------------------------------------------------------------------------------
@@ -267,12 +301,34 @@ def test_fold_steps_over_what_it_is_not_given() -> None:
     assert fold(TASK, [(3, event("PlanProposed", state))], start=state).step == "planned"
 
 
-def test_payloads_that_are_not_read_are_not_needed() -> None:
-    before = {"PlanProposed": ("TaskSubmitted",), "ReviewPassed": TO_APPROVAL[:3], "ChangesRequested": TO_APPROVAL[:3]}
-    for type_ in set(TYPES) - READ:
-        state = story(*before.get(type_, ("TaskSubmitted",)))
-        word = event(type_, state)
-        assert changes(state, word.envelope, None, 9) == changes(state, word.envelope, word.payload, 9)
+@pytest.mark.parametrize("type_", TYPES)
+def test_what_is_read_of_a_payload_is_enough(type_: str) -> None:
+    codec = Codec(CommittedIds())
+    before = BEFORE.get(type_, ("TaskSubmitted",))
+    state = story(*before) if before else TaskState(task_id=TASK)
+    word = event(type_, state, **WORDY.get(type_, {}))
+    last = READ.get(type_)
+    read = last and codec.decode_first(type_, 1, codec.encode_payload(word.payload), last)
+    assert changes(state, word.envelope, read, 9) == changes(state, word.envelope, word.payload, 9)
+    again = Fold(TASK)
+    for sequence, type_before in enumerate(before, 1):
+        told = event(type_before, again.state())
+        again.add(told.envelope, told.payload, sequence)
+    again.add(word.envelope, read, 9)
+    assert again.state() == evolve(state, word, 9)
+
+
+def test_what_is_not_the_payload_of_its_envelope_is_refused() -> None:
+    codec = Codec(CommittedIds())
+    value = codec.encode_payload(event("TaskFailed", TaskState(task_id=TASK)).payload)
+    assert codec.decode_first("TaskFailed", 1, value, "reason").reason
+    for wrong in (b"", b"\x00", b"\x00\x00\x00\x00\x00", value[:6]):
+        with pytest.raises(GavotteError):
+            codec.decode_first("TaskFailed", 1, wrong, "reason")
+    with pytest.raises(Undecodable, match="the headers say"):
+        codec.decode_first("TaskCancelled", 1, value, "reason")
+    with pytest.raises(Undecodable, match="the headers say"):
+        codec.decode_first("TaskFailed", 2, value, "reason")
 
 
 def test_a_state_survives_json() -> None:
