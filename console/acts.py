@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from agents.wiring import Runtime
     from contracts.authority import OperatorKey
     from contracts.events import ApprovalRequested
-    from state_store.fold import Approval, TaskState
+    from state_store.appliers import Approval
+    from state_store.fold import TaskState
     from state_store.port import Kill, Recorded
 
 SIGNATURE_HOURS = 24

@@ -14,8 +14,9 @@ from contracts.codec import Codec
 from contracts.envelope import Envelope, Event, role_of
 from contracts.errors import Conflict, Corrupt, GavotteError
 from contracts.ids import SYSTEM_TASK
+from state_store.appliers import READ
 from state_store.audit import GENESIS, chained_hash, recorded
-from state_store.fold import FOLD_VERSION, READ, Fold, TaskState, evolve, unknown
+from state_store.fold import FOLD_VERSION, Fold, TaskState, evolve, unknown
 from state_store.port import Encoded, Recorded
 from state_store.transaction import Clash, Row, Transaction
 

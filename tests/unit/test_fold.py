@@ -17,12 +17,12 @@ from contracts.errors import GavotteError, Illegal, Undecodable
 from contracts.events import EVENTS, Body, Budget, Payload, register
 from contracts.registry import CommittedIds
 from contracts.topology import AWAITED, CORE_AGENTS, DAY, OPERATOR_EVENTS, TASK_EVENTS, awaited
+from state_store.appliers import READ
 from state_store.fold import (
     AFTER_THE_END,
     ANYWHERE,
     ENDED,
     PAUSES,
-    READ,
     START,
     TRANSITIONS,
     Fold,

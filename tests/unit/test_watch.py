@@ -10,7 +10,8 @@ import pytest
 from agents.watch import GRACE_US, STALLED_US, alarms_of, look, turn_of
 from console.alarms import command, fields, sentence
 from contracts.topology import AWAITED, HOUR
-from state_store.fold import Approval, Pause, TaskState
+from state_store.appliers import Approval, Pause
+from state_store.fold import TaskState
 from state_store.port import InboxRow, Kill, Spent, TaskFilter, TaskRow
 
 NOW_US = 1_800_000_000_000_000
