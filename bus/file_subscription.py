@@ -11,6 +11,7 @@ from typing import Final, Protocol, TypeVar
 
 from bus import file_groups
 from bus.file_log import Found, Place, Shelf, read_windows, record_of, windows
+from bus.partitions import remember
 from bus.port import Consumer, Record
 from bus.wakeups import remove
 from contracts.errors import GavotteError, Retryable, Unavailable
@@ -148,7 +149,10 @@ class FileSubscription:
         """The rows of a window, behind which its places are read on."""
         for place, position in found.window.positions.items():
             self._positions[place] = max(position, found.next)
-        return [record_of(row, self._bus.topic(row[1]), found.stored) for row in found.rows]
+        records = [record_of(row, self._bus.topic(row[1]), found.stored) for row in found.rows]
+        for record in records:
+            remember(record.key, self._bus.partitions, record.partition)
+        return records
 
     # -- the group ----------------------------------------------------------------------------------------------------
 

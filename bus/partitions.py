@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Final
 
 PARTITIONS: Final = 8
@@ -13,10 +12,24 @@ _M: Final = 0x5BD1E995
 _MASK: Final = 0xFFFFFFFF
 
 
-@lru_cache(maxsize=16_384)
+_KNOWN_MAX: Final = 16_384
+_known: dict[tuple[bytes, int], int] = {}
+
+
 def partition_of(key: bytes, partitions: int = PARTITIONS) -> int:
     """The partition of a key among `partitions`."""
-    return (murmur2(key) & 0x7FFFFFFF) % partitions
+    part = _known.get((key, partitions))
+    if part is None:
+        part = (murmur2(key) & 0x7FFFFFFF) % partitions
+        remember(key, partitions, part)
+    return part
+
+
+def remember(key: bytes, partitions: int, part: int) -> None:
+    """A record of this key was read from this partition: whoever answers it need not count."""
+    if len(_known) >= _KNOWN_MAX:
+        _known.clear()
+    _known[key, partitions] = part
 
 
 def murmur2(data: bytes) -> int:
