@@ -61,6 +61,48 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
     await opened.close()
 
 
+# -- here and now ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_change_at_once_is_there_when_it_returns(database: Database) -> None:
+    assert database.write_at_once(insert("one")) == 1
+    assert database.look(texts) == ["one"]
+
+
+async def test_a_change_at_once_that_fails_leaves_nothing_and_lets_go(database: Database) -> None:
+    database.write_at_once(insert("one"))
+    with pytest.raises(sqlite3.IntegrityError):
+        database.write_at_once(insert("one"))
+    assert database.write_at_once(insert("two")) == 2
+    assert database.look(texts) == ["one", "two"]
+
+
+async def test_nothing_is_done_at_once_while_others_are_at_work(database: Database) -> None:
+    waiting = asyncio.ensure_future(database.write(insert("first")))
+    await asyncio.sleep(0)  # it is queued, and before whatever comes now
+    with pytest.raises(file.Occupied):
+        database.write_at_once(insert("second"))
+    await waiting
+    other = FileLock(database.path.with_name(database.path.name + ".lock"))
+    other.acquire(1.0)
+    with pytest.raises(file.Occupied):
+        database.write_at_once(insert("second"))
+    other.close()
+    database.write_at_once(insert("second"))
+    assert database.look(texts) == ["first", "second"]
+
+
+async def test_the_loop_goes_on_while_a_change_waits_for_the_lock(database: Database) -> None:
+    other = FileLock(database.path.with_name(database.path.name + ".lock"))
+    other.acquire(1.0)
+    waiting = asyncio.ensure_future(database.write(insert("one")))
+    for _ in range(3):
+        await asyncio.sleep(0.002)
+        assert await database.read(texts) == []
+    other.close()
+    assert await waiting == 1
+
+
 # -- group commit ------------------------------------------------------------------------------------------------------
 
 

@@ -59,3 +59,21 @@ async def test_who_went_away_is_not_asked_for() -> None:
     assert answers.asked == [[4]]
     with pytest.raises(asyncio.CancelledError):
         await gone
+
+
+async def test_who_can_answer_at_once_does() -> None:
+    asked: list[list[int]] = []
+
+    def answer(calls: Sequence[int]) -> Sequence[int | BaseException]:
+        asked.append(list(calls))
+        if 13 in calls:
+            raise Unavailable("not today")
+        return [call * call if call % 2 == 0 else ValueError(call) for call in calls]
+
+    gathering = Gathering(answer)
+    assert await asyncio.gather(*(gathering(number) for number in (2, 4))) == [4, 16]
+    with pytest.raises(ValueError, match="3"):
+        await gathering(3)
+    with pytest.raises(Unavailable):
+        await gathering(13)
+    assert asked == [[2, 4], [3], [13]]

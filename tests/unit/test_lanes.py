@@ -328,3 +328,33 @@ async def test_what_is_passed_over_waits_only_for_what_came_before_it() -> None:
     assert desk.begun == [first]
     assert desk.lanes.idle
     assert not any(desk.lanes._loads.values())
+
+
+async def test_what_begins_together_is_prepared_together_and_before_it_begins() -> None:
+    prepared: list[list[Job]] = []
+    desk = Desk(running_max=2)
+    desk.lanes._prepare = lambda works: prepared.append([*works, *desk.begun])
+    first, behind, second, third = job("a", 0), job("a", 1), job("b", 2), job("c", 3)
+    for each in (first, behind, second, third):
+        desk.lanes.add(each)
+    assert not prepared, "whatever is added in this turn belongs together"
+    await settle()
+    assert prepared == [[first, second]], "who waits behind its own task, or for room, is not prepared yet"
+    await desk.finish(first)
+    assert prepared[1:] == [[third, first, second]]
+    await desk.finish(second)
+    assert prepared[2:] == [[behind, first, second, third]]
+
+
+async def test_a_lane_that_was_dropped_and_filled_again_runs_one_at_a_time() -> None:
+    desk = Desk()
+    desk.lanes.hold()
+    await desk.add(job("a", 0))
+    await desk.lanes.drain(frozenset({0}), 1.0)
+    again, behind = job("a", 0), job("a", 1)
+    await desk.add(again, behind)
+    desk.lanes.release()
+    await settle()
+    assert desk.begun == [again]
+    await desk.finish(again)
+    assert desk.begun == [again, behind]
