@@ -1,7 +1,7 @@
 """What a task's state is: a pure fold of its events. What may happen next is a table.
 
-`TRANSITIONS` names every legal move; `evolve` applies one event (`state_store.appliers` says how); `fold` applies many. Types that are not in the table
-are annotations (a further agent's): they stand in the stream and move nothing.
+`TRANSITIONS` names every legal move; `evolve` applies one event (`state_store.appliers` says how); `fold` applies many.
+Types that are not in the table are annotations (a further agent's): they stand in the stream and move nothing.
 """
 
 from __future__ import annotations
