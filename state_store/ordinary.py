@@ -73,6 +73,12 @@ class Draft:
     view: dict[str, Any] | None = None
     """The view of the task at its new end, where that moved."""
 
+    @property
+    def turned(self) -> bool:
+        """Whether people see another status or title than before."""
+        before, now = self.sight.head.state, self.head.state
+        return before.status != now.status or before.title != now.title
+
 
 def claims(conn: sqlite3.Connection, role: str, event_ids: Sequence[str]) -> dict[str, Claim]:
     """event id -> claim, of those that are free without a question."""
@@ -124,7 +130,8 @@ def write(conn: sqlite3.Connection, drafts: Sequence[Draft], now_us: int, news: 
     (before,) = conn.execute(SQL["last_position"]).fetchone()
     try:
         conn.executemany(SQL["event_insert"], [row for each in drafts for row in each.rows])
-        conn.executemany(SQL["view_update"], [each.view for each in drafts if each.view])
+        conn.executemany(ORDINARY["view_moved"], [each.view for each in drafts if each.view and not each.turned])
+        conn.executemany(SQL["view_update"], [each.view for each in drafts if each.view and each.turned])
         _end(conn, [each for each in drafts if each.ends], now_us)
         deliveries, position = [], before
         for each in drafts:

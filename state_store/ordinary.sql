@@ -27,6 +27,12 @@ INSERT INTO deliveries (role, event_id, task_id, cause_id, event_type, sequence,
                         reason, reason_code, kill_seq, published, emitted_from, emitted_upto, holder, updated_at_us)
 VALUES (?, ?, ?, ?, ?, ?, 'done', ?, 0, ?, NULL, ?, ?, ?, ?, ?, ?, ?, ?)
 
+-- name: view_moved
+-- Move the view of a task whose status and title stay; what is not named here is not written into its index again.
+UPDATE tasks SET sequence = :sequence, head_hash = :head_hash, fold_version = :fold_version, step = :step,
+                 owner = :owner, due_us = :due_us, updated_at_us = :updated_at_us, state = :state
+WHERE task_id = :task_id AND fold_version <= :fold_version
+
 -- name: view_first
 -- The view of a task that was just submitted.
 INSERT INTO tasks (first_position, correlation_id, task_id, sequence, head_hash, fold_version, status, step, owner,
