@@ -72,7 +72,8 @@ SELECT :task_id, position, correlation_id, :sequence, :head_hash, :fold_version,
 FROM events WHERE task_id = :task_id AND sequence = 1
 
 -- name: view_put
--- A view as it was folded anew, over whatever stands there; a lower fold version never overwrites a higher one.
+-- A view as it was folded anew. What is the same already is left as it is: nothing is written for it. A lower fold version
+-- never overwrites a higher one.
 INSERT INTO tasks (task_id, first_position, correlation_id, sequence, head_hash, fold_version, status, step, owner,
                    due_us, title, updated_at_us, state)
 VALUES (:task_id, :first_position, :correlation_id, :sequence, :head_hash, :fold_version, :status, :step, :owner,
@@ -83,6 +84,11 @@ ON CONFLICT (task_id) DO UPDATE SET
     step = excluded.step, owner = excluded.owner, due_us = excluded.due_us, title = excluded.title,
     updated_at_us = excluded.updated_at_us, state = excluded.state
 WHERE fold_version <= excluded.fold_version
+  AND (first_position, correlation_id, sequence, head_hash, fold_version, status, step, owner, due_us, title,
+       updated_at_us, state)
+      IS NOT (excluded.first_position, excluded.correlation_id, excluded.sequence, excluded.head_hash,
+              excluded.fold_version, excluded.status, excluded.step, excluded.owner, excluded.due_us, excluded.title,
+              excluded.updated_at_us, excluded.state)
 
 -- name: views_drop
 -- Views of a range of ids that none of its tasks has, but for those of a newer build.

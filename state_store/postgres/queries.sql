@@ -146,7 +146,8 @@ JOIN events e ON e.task_id = k.task_id AND e.sequence = 1
 ON CONFLICT (task_id) DO NOTHING
 
 -- name: view_put (gathered)
--- A view as it was folded anew, over whatever stands there; a lower fold version never overwrites a higher one.
+-- A view as it was folded anew. What is the same already is left as it is: nothing is written for it. A lower fold version
+-- never overwrites a higher one.
 INSERT INTO tasks AS t (task_id, first_position, correlation_id, sequence, head_hash, fold_version, status, step, owner,
                         due_us, title, updated_at_us, state)
 SELECT * FROM unnest(:task_id::text[], :first_position::bigint[], :correlation_id::text[], :sequence::bigint[],
@@ -158,6 +159,11 @@ ON CONFLICT (task_id) DO UPDATE SET
     step = excluded.step, owner = excluded.owner, due_us = excluded.due_us, title = excluded.title,
     updated_at_us = excluded.updated_at_us, state = excluded.state
 WHERE t.fold_version <= excluded.fold_version
+  AND (t.first_position, t.correlation_id, t.sequence, t.head_hash, t.fold_version, t.status, t.step, t.owner, t.due_us,
+       t.title, t.updated_at_us, t.state)
+      IS DISTINCT FROM (excluded.first_position, excluded.correlation_id, excluded.sequence, excluded.head_hash,
+                        excluded.fold_version, excluded.status, excluded.step, excluded.owner, excluded.due_us,
+                        excluded.title, excluded.updated_at_us, excluded.state)
 
 -- name: views_drop
 -- Views of a range of ids that none of its tasks has, but for those of a newer build.

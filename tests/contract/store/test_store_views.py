@@ -78,6 +78,26 @@ async def test_a_rebuild_that_dies_half_way_leaves_every_view(world: World, monk
     assert await views(world) == before
 
 
+async def test_whatever_is_wrong_in_a_view_is_put_right(world: World) -> None:
+    await world.dance(upto="awaiting_approval")
+    before = await views(world)
+    for wrong in (
+        *("first_position = 99", "correlation_id = ''", "sequence = 1", "head_hash = ''", "fold_version = 0"),
+        *(
+            "status = ''",
+            "step = ''",
+            "owner = NULL",
+            "due_us = NULL",
+            "title = ''",
+            "updated_at_us = 1",
+            "state = '{}'",
+        ),
+    ):
+        await world.sql(f"UPDATE tasks SET {wrong}")
+        await world.store.rebuild_views()
+        assert await views(world) == before, wrong
+
+
 async def test_work_goes_on_without_the_views(world: World) -> None:
     submission = await world.submit()
     await world.sql("DELETE FROM tasks")
