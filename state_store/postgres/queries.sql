@@ -27,17 +27,18 @@ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
 -- ---------------------------------------------------------------------------------------------------- ordinary
 
 -- name: ready
--- Of these events, those that a role can handle without a question, as ../ordinary.sql has it.
+-- Of these events, those that a role can handle without a question, as ../ordinary.sql has it. Each is looked up by
+-- itself (that is what OFFSET 0 says): a plan for all is made while the tables are empty, and reads too much later.
 SELECT e.event_id, e.sequence, e.type, t.task_id, t.sequence, t.head_hash, t.state,
        (SELECT coalesce(max(seq), 0) FROM kills)
 FROM unnest(:events::text[]) AS k (event_id)
 JOIN events e ON e.event_id = k.event_id
 JOIN tasks t ON t.task_id = e.task_id AND t.fold_version = :fold_version::bigint
 WHERE t.sequence = (SELECT max(sequence) FROM events WHERE task_id = t.task_id)
-  AND NOT EXISTS (SELECT FROM deliveries d WHERE d.role = :role::text AND d.event_id = e.event_id)
+  AND NOT EXISTS (SELECT FROM deliveries d WHERE d.role = :role::text AND d.event_id = e.event_id OFFSET 0)
   AND NOT EXISTS (SELECT FROM deliveries d WHERE d.role = :role::text AND d.task_id = t.task_id
-                  AND d.status IN ('started', 'waiting', 'retry', 'parked'))
-  AND NOT EXISTS (SELECT FROM leases l WHERE l.role = :role::text AND l.task_id = t.task_id)
+                  AND d.status IN ('started', 'waiting', 'retry', 'parked') OFFSET 0)
+  AND NOT EXISTS (SELECT FROM leases l WHERE l.role = :role::text AND l.task_id = t.task_id OFFSET 0)
   AND NOT EXISTS (SELECT FROM kills WHERE lifted_by IS NULL)
 
 -- name: ordinary_first

@@ -240,6 +240,30 @@ async def test_what_was_closed_and_never_published_is_found_once_it_is_old(world
     assert await world.store.sweep("planning", ["TaskSubmitted"]) == []
 
 
+async def test_what_was_never_published_is_found_however_far_the_others_are(world: World) -> None:
+    async def submitted() -> str:
+        submission = await world.submit()
+        await world.handle("planning", submission, plan())
+        return submission.envelope.id
+
+    async def found() -> list[str]:
+        world.clock.advance(31)
+        due = await world.store.sweep("planning", ["TaskSubmitted"])
+        return [one.event.envelope.id for one in due if one.kind == "unpublished"]
+
+    first, second, third, fourth = [await submitted() for _ in range(4)]
+    await world.store.published("planning", [first])
+    assert await found() == [second, third, fourth]
+    await world.store.published("planning", [third])
+    assert await found() == [second, fourth]
+    fifth = await submitted()
+    assert await found() == [second, fourth, fifth]
+    await world.store.published("planning", [second, fourth, fifth])
+    assert await found() == []
+    sixth = await submitted()
+    assert [await found(), await found()] == [[sixth], [sixth]]
+
+
 async def test_a_parked_delivery_tells_what_it_did_not_publish(world: World) -> None:
     submission = await world.submit()
     escalated = TaskEscalated(role="planning", reason="help", reason_code="x")
