@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from contracts.errors import Retryable
-
 if TYPE_CHECKING:
     from agents.work import Work
     from agents.worker import Worker
@@ -30,10 +28,6 @@ def foresee(worker: Worker, works: Iterable[Work]) -> None:
         found[event.id] = (work, event, record.value)
     if not found:
         return
-    try:
-        ready = worker.store.ready(worker.agent.role, list(found))
-    except Retryable:
-        return  # each asks for itself, and hears of it
-    for event_id, claim in ready.items():
+    for event_id, claim in worker.store.ready(worker.agent.role, list(found)).items():
         work, event, value = found[event_id]
         work.foreseen = (event, value, claim)

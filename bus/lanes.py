@@ -56,7 +56,7 @@ class Lanes(Generic[W]):
     """The work of one process. All methods belong to the event loop's thread.
 
     `handle` is called once per work, one at a time per key and at most `running_max` at a time; `prepare` before that
-    with all that begin together, and whatever it raises is its own business. `detach` may be called while `handle` of the same work runs; if it raises, it is called again after a while. A partition is full
+    with all that begin together, who begin whatever it raises. `detach` may be called while `handle` of the same work runs; if it raises, it is called again after a while. A partition is full
     when `ahead_max` of its records are in the lanes or done behind an unfinished one, until half of them are gone.
     """
 
@@ -259,7 +259,10 @@ class Lanes(Generic[W]):
         if not beginning:
             return
         if self._prepare is not None:
-            self._prepare([item.work for item in beginning.values()])
+            try:
+                self._prepare([item.work for item in beginning.values()])
+            except Exception as error:  # noqa: BLE001  # each begins all the same, and meets it if it lasts
+                log.warning("preparing failed: %s", error)
         loop = asyncio.get_running_loop()
         for key, item in beginning.items():
             task = loop.create_task(self._handle(item.work))

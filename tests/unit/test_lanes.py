@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -358,3 +358,15 @@ async def test_a_lane_that_was_dropped_and_filled_again_runs_one_at_a_time() -> 
     assert desk.begun == [again]
     await desk.finish(again)
     assert desk.begun == [again, behind]
+
+
+async def test_whatever_preparing_raises_the_work_begins() -> None:
+    desk = Desk()
+
+    def fail(_: Sequence[Job]) -> None:
+        raise RuntimeError("not today")
+
+    desk.lanes._prepare = fail
+    first = job("a", 0)
+    await desk.add(first)
+    assert desk.begun == [first]
