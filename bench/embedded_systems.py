@@ -24,7 +24,8 @@ GOALS = (
 )  # fmt: skip
 ABOUT = {
     "embedded": "ours as it is shipped: four processes over one SQLite file. What is recorded is flushed before anybody hears of it "
-    "(`synchronous=FULL`); inbox, fold, hash chain, views and trace context are on. Spans are exported only where somebody asks.",
+    "(`synchronous=FULL`), and told by the same commit; inbox, fold, hash chain, views and trace context are on. Payloads are decoded by "
+    "whoever reads them. Spans are exported only where somebody asks.",
     "traced": "the same with tracing on, as shipped: spans over OTLP to a collector on this machine, in batches of the SDK's own "
     "processor, every trace sampled; under a storm like this one each agent tells of a hundred deliveries a second, by whole traces "
     "(docs/telemetry.md).",

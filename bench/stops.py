@@ -39,6 +39,8 @@ def install() -> None:
         (file_subscription, "record_of", "receive"),
         (worker, "read_envelope", "decode"),
         (Codec, "decode", "decode"),
+        (Codec, "recorded", "decode"),
+        (Codec, "decode_payload", "decode"),
         (ordinary, "claims", "fold"),
         (inbox.Inbox, "claim", "fold"),
         (inbox.Inbox, "start", "journal"),
