@@ -139,8 +139,8 @@ class SqliteStore(Store):
         except (Occupied, Clash):
             return later()
 
-    async def _claim(self, asked: Asked) -> Claim:
-        return await self._claims(asked)
+    def _claim(self, asked: Asked) -> Awaitable[Claim]:
+        return self._claims(asked)
 
     def _claim_all(self, calls: Sequence[Asked]) -> Answers[Claim]:
         return self._database.look(lambda conn: self._answers(conn, calls))
@@ -162,8 +162,8 @@ class SqliteStore(Store):
     def ready(self, role: str, event_ids: Sequence[str]) -> Mapping[str, Claim]:
         return self._database.look(lambda conn: ordinary.claims(conn, role, event_ids))
 
-    async def _commit(self, request: Commit) -> Committed:
-        return await self._commits(request)
+    def _commit(self, request: Commit) -> Awaitable[Committed]:
+        return self._commits(request)
 
     def _commit_all(self, calls: Sequence[Commit]) -> Answers[Committed] | Awaitable[Answers[Committed]]:
         """All at once where all are ordinary and nobody is at work on the file, as nearly always."""

@@ -126,11 +126,11 @@ class Store(ABC):
             repeatable=True,
         )
 
-    async def _claim(self, asked: Asked) -> Claim:
-        return await self._read(lambda tx: self._inbox.claim(tx, *asked))
+    def _claim(self, asked: Asked) -> Awaitable[Claim]:
+        return self._read(lambda tx: self._inbox.claim(tx, *asked))
 
-    async def _commit(self, request: Commit) -> Committed:
-        return await self._change(
+    def _commit(self, request: Commit) -> Awaitable[Committed]:
+        return self._change(
             lambda tx: self._inbox.commit(tx, request),
             [request.delivery.task_id],
             alone=_touch_others([request.consumed, *request.emitted]),

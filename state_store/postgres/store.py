@@ -85,11 +85,11 @@ class PostgresStore(Store):
             return await self._ordinary.append(events)
         return await super()._append(events, expected_sequence)
 
-    async def _claim(self, asked: Asked) -> Claim:
-        return await self._ordinary.claim(asked)
+    def _claim(self, asked: Asked) -> Awaitable[Claim]:
+        return self._ordinary.claim(asked)
 
-    async def _commit(self, request: Commit) -> Committed:
-        return await self._ordinary.commit(request)
+    def _commit(self, request: Commit) -> Awaitable[Committed]:
+        return self._ordinary.commit(request)
 
     async def _published(self, role: str, inbox_ids: Sequence[str]) -> None:
         if not await self._ordinary.published(role, inbox_ids):
