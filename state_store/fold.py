@@ -17,7 +17,7 @@ from contracts.errors import Illegal
 from contracts.events import Budget
 from contracts.ids import derived_of
 from contracts.topology import ESCALATED_SECONDS, awaited
-from state_store.appliers import APPLY, Approval, Pause, Release, Told
+from state_store.appliers import APPLY, READ, Approval, Pause, Release, Told
 
 FOLD_VERSION: Final = 1
 """Raised with every change of meaning, so that an older build never overwrites a newer view."""
@@ -197,7 +197,8 @@ def moves(type_: str) -> bool:
 
 def evolve(state: TaskState, event: Event, sequence: int) -> TaskState:
     """The state after the event; raises Illegal where `TRANSITIONS` does not allow it."""
-    return _with(state, changes(state, event.envelope, event.payload, sequence))
+    payload = event.payload if event.type in READ else None  # which may not have been decoded yet
+    return _with(state, changes(state, event.envelope, payload, sequence))
 
 
 def _with(state: TaskState, changed: dict[str, Any]) -> TaskState:

@@ -485,7 +485,7 @@ class StateStore(Protocol):
     async def registered_agents(self) -> list[RegisteredAgent]: ...
 
     async def rebuild_views(self) -> int:
-        """Drop the views and fold them anew, page by page, so that none is ever missing; returns how many tasks."""
+        """Fold the views anew, page by page, and put right what differs; none is ever missing. Returns how many tasks."""
         ...
 
     async def prune_journal(self, before_us: int, *, dry_run: bool = False) -> Pruned:

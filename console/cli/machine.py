@@ -47,7 +47,7 @@ def put_findings(found: list[Finding], *, json: bool) -> int:
 
 
 async def rebuild(call: Call, json: Json = False) -> None:
-    """Drop the views and fold them anew from the events."""
+    """Fold all views anew from the events, and put right what differs."""
     runtime = await call.runtime()
     tasks = await runtime.store.rebuild_views()
     if json:
