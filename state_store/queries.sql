@@ -100,15 +100,18 @@ DELETE FROM tasks WHERE fold_version <= ? AND task_id > ? AND task_id <= ?
 DELETE FROM tasks WHERE fold_version <= ? AND task_id > ? AND task_id NOT IN (SELECT value FROM json_each(?))
 
 -- name: told_after
--- What views follow from, a page at a time, each stream in order: payloads of some types alone.
-SELECT task_id, sequence, type, version, event_id, time_us, source, correlation_id, position, recorded_at_us, hash,
-       CASE WHEN type IN (SELECT value FROM json_each(?)) THEN value END
+-- What views follow from, a page at a time, each stream in order, and nothing that the fold does not look at: the payloads
+-- of some types, the source of one, and what names the task's beginning.
+SELECT task_id, sequence, type, version, event_id, time_us, CASE WHEN type = 'BudgetExhausted' THEN source END,
+       CASE WHEN sequence = 1 THEN correlation_id END, position, recorded_at_us, hash,
+       CASE WHEN instr(?, type) THEN value END
 FROM events WHERE task_id > ? ORDER BY task_id, sequence LIMIT ?
 
 -- name: told_of
 -- The same of one stream.
-SELECT task_id, sequence, type, version, event_id, time_us, source, correlation_id, position, recorded_at_us, hash,
-       CASE WHEN type IN (SELECT value FROM json_each(?)) THEN value END
+SELECT task_id, sequence, type, version, event_id, time_us, CASE WHEN type = 'BudgetExhausted' THEN source END,
+       CASE WHEN sequence = 1 THEN correlation_id END, position, recorded_at_us, hash,
+       CASE WHEN instr(?, type) THEN value END
 FROM events WHERE task_id = ? ORDER BY sequence
 
 -- name: task_rows

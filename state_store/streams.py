@@ -39,7 +39,7 @@ class Head:
 
 
 class Line(NamedTuple):
-    """What a view follows from, of one event: a row of `told_after`. `value` is None where the fold does not read it."""
+    """What a view follows from, of one event: a row of `told_after`. None stands for what the fold does not read."""
 
     task_id: str
     sequence: int
@@ -47,8 +47,8 @@ class Line(NamedTuple):
     version: int
     id: str
     time_us: int
-    source: str
-    correlation_id: str
+    source: str | None
+    correlation_id: str | None
     position: int
     recorded_at_us: int
     hash: str
@@ -56,6 +56,8 @@ class Line(NamedTuple):
 
     @property
     def role(self) -> str:
+        if self.source is None:
+            raise ValueError(f"the source of {self.type} is not fetched: `told_after` must name it")
         return role_of(self.source)
 
 
