@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agents.beginnings import detach
-from agents.foresight import foresee
+from agents.foresight import first_in_line, foresee, foresee_there
 from agents.observed import ObservedWorker, Observer
 from agents.work import Work
 from agents.worker import Handle, ToolMaker, Worker
@@ -178,8 +178,11 @@ class Runner:
         while self.lanes.failure is None:
             self._pause(subscription)
             records = await subscription.fetch(self.pace.batch, FETCH_SECONDS)
-            for record in records:
-                work = self._work(record)
+            works = [self._work(record) for record in records]
+            await foresee_there(self.worker, first_in_line(self.lanes, works))
+            for record, work in zip(records, works, strict=True):
+                if record.partition not in subscription.assigned:
+                    continue  # it went to another process meanwhile, and is read there
                 if work is None:
                     self.lanes.pass_over(Work(record.key, record))
                 else:

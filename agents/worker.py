@@ -28,7 +28,7 @@ from contracts.crashpoints import crashpoint
 from contracts.envelope import Envelope, Event
 from contracts.errors import Killed, NotAllowed, Retryable
 from contracts.events import SIGNED_TYPES
-from contracts.topology import HEARD_BY_ALL, OPERATOR_EVENTS, TASK_EVENTS, Agent, Topology
+from contracts.topology import FIRST_ON_THE_BUS, HEARD_BY_ALL, Agent, Topology
 from state_store.fold import TaskState, owner
 from state_store.port import Claim, Commit, Due, Encoded, Recorded, StateStore
 
@@ -131,15 +131,15 @@ class Worker:
             if work.envelope.type not in self.agent.consumes:
                 return None, value
             if record.envelope is not None:
-                return self.recall(work, record, record.envelope), value
+                return self.recall(record, record.envelope), value
             self.topology.check_emission(work.envelope.type, work.envelope.source, record.topic)
             value = await self.codec.inward(work.envelope, record.headers, value)
-            return self.codec.decode(work.envelope, value), value
+            read = self.codec.decode if work.envelope.type in FIRST_ON_THE_BUS else self.codec.recorded
+            return read(work.envelope, value), value
         raise ValueError("work is a record or something due")
 
-    def recall(self, work: Work, record: Record, envelope: Envelope) -> Event:
+    def recall(self, record: Record, envelope: Envelope) -> Event:
         """Stop 2 where the bytes are the very ones that are stored. Raises likewise."""
-        work.envelope = envelope
         self.topology.check_emission(envelope.type, envelope.source, record.topic)
         return self.codec.recorded(envelope, record.value)
 
@@ -175,7 +175,7 @@ class Worker:
         """Acts of authority need their signature; what an agent says is in the store before it is on the bus."""
         if event.type in SIGNED_TYPES:
             self.keyring.verify(event, event.envelope.time_us if known else self.clock())
-        elif not known and event.type not in TASK_EVENTS and event.type not in OPERATOR_EVENTS:
+        elif not known and event.type not in FIRST_ON_THE_BUS:
             raise NotAllowed(f"{event.type} {event.id} is not in the store: its agent did not record it")
 
     async def think(self, work: Work, event: Event, session: Session) -> list[Event]:

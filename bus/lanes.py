@@ -168,6 +168,10 @@ class Lanes(Generic[W]):
             return 0
         return max(0, self._running_max - len(self._running) + self._resting)
 
+    def is_free(self, key: bytes) -> bool:
+        """Whether nothing of this key is running or queued."""
+        return key not in self._running and key not in self._queues
+
     @property
     def waiting(self) -> int:
         """How many are queued and not begun."""

@@ -109,6 +109,10 @@ class WireIds(Protocol):
         """
         ...
 
+    def knows(self, value: bytes) -> bool:
+        """Whether `inward` can answer without asking anybody."""
+        ...
+
     async def text(self, schema_id: int) -> str | None:
         """The schema of an id that stands on a topic, as JSON text, where somebody can be asked and knows it."""
         ...
@@ -129,6 +133,9 @@ class SameIds:
 
     async def inward(self, value: bytes) -> bytes:
         return value
+
+    def knows(self, value: bytes) -> bool:  # noqa: ARG002  there is nobody to ask
+        return True
 
     async def text(self, schema_id: int) -> str | None:  # noqa: ARG002  there is nobody to ask
         return None

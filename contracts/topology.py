@@ -103,6 +103,8 @@ OPERATOR_EVENTS: Final = (
     "KillRaised",
     "KillLifted",
 )
+FIRST_ON_THE_BUS: Final = frozenset((*TASK_EVENTS, *OPERATOR_EVENTS))
+"""What the bus may have before the store does: words of people and clients. An agent records first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,10 @@ class RegistryIds:
                 await self._resolve(theirs)
         return reframed(value, self._inward[theirs])
 
+    def knows(self, value: bytes) -> bool:
+        theirs = framed_id(value)
+        return theirs is None or theirs in self._inward
+
     async def text(self, schema_id: int) -> str | None:
         if schema_id not in self._texts:
             self._texts[schema_id] = await self.registry.schema(schema_id)

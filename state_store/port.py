@@ -368,6 +368,10 @@ class StateStore(Protocol):
         """
         ...
 
+    async def ready_there(self, role: str, event_ids: Sequence[str]) -> Mapping[str, Claim]:
+        """The same of a store on a server; who answers without one leaves it to `ready`."""
+        ...
+
     async def start(self, delivery: Delivery, consumed: Encoded | None, *, waiting: bool = False) -> Started:
         """The durable start: the consumed event if unknown, lease, basis, starts + 1. With `waiting`, only note that
         the event waits its turn (a detached record)."""

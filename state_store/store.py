@@ -194,6 +194,11 @@ class Store(ABC):
         del role, event_ids
         return {}
 
+    async def ready_there(self, role: str, event_ids: Sequence[str]) -> Mapping[str, Claim]:
+        """A backend without a server knows of none."""
+        del role, event_ids
+        return {}
+
     async def start(self, delivery: Delivery, consumed: Encoded | None, *, waiting: bool = False) -> Started:
         return await self._write(
             "start",

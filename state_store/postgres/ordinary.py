@@ -129,7 +129,7 @@ class Ordinary:
         role = calls[0].role
         plain = [call.role == role and call.inbox_id is None and call.event is not None for call in calls]
         wanted = [call.envelope.id for call, own in zip(calls, plain, strict=True) if own]
-        found = await self._ready(role, wanted) if wanted else {}
+        found = await self.ready(role, wanted) if wanted else {}
         known = [found.get(call.envelope.id) if own else None for call, own in zip(calls, plain, strict=True)]
         rest = [self._judge_claim(call) for call, claim in zip(calls, known, strict=True) if claim is None]
         judged = iter(await asyncio.gather(*rest, return_exceptions=True))
@@ -153,7 +153,7 @@ class Ordinary:
                 last += len(draft.rows)
         return answers
 
-    async def _ready(self, role: str, event_ids: Sequence[str]) -> dict[str, Claim]:
+    async def ready(self, role: str, event_ids: Sequence[str]) -> dict[str, Claim]:
         """event id -> claim, of those that are free without a question."""
         asked = {"role": role, "events": event_ids, "fold_version": FOLD_VERSION}
         try:
@@ -194,7 +194,7 @@ def _is_like(call: Commit, first: Delivery) -> bool:
 
 def _done(draft: Draft, now_us: int) -> tuple[Any, ...]:
     """A delivery and the view of its task, as the server's type `ordinary_delivery` has them."""
-    sight, d, view = draft.sight, draft.request.delivery, view_row(draft.head, now_us)
+    sight, d, view = draft.sight, draft.request.delivery, draft.view or view_row(draft.head, now_us)
     return (
         *(d.event_id, d.task_id, sight.type, sight.sequence, d.basis, draft.request.attempt),
         *(len(draft.rows), draft.ends, view["sequence"]),

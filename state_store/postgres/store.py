@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Self, TypeVar
 
 from contracts.codec import Codec
@@ -84,6 +84,9 @@ class PostgresStore(Store):
         if expected_sequence is None and events and all(map(begins_task, events)):
             return await self._ordinary.append(events)
         return await super()._append(events, expected_sequence)
+
+    async def ready_there(self, role: str, event_ids: Sequence[str]) -> Mapping[str, Claim]:
+        return await self._ordinary.ready(role, event_ids)
 
     def _claim(self, asked: Asked) -> Awaitable[Claim]:
         return self._ordinary.claim(asked)
