@@ -76,7 +76,7 @@ def secrets_in(environ: Mapping[str, str]) -> list[str]:
 
 def redacted(text: str) -> str:
     """The text without secrets."""
-    if _pattern is not None:
+    if _pattern is not None and _any_in(_held, text):
         text = _pattern.sub(MASK, text)
     if _hints(text):
         text = _FORMS.sub(MASK, text)
@@ -86,17 +86,17 @@ def redacted(text: str) -> str:
 
 
 def _hints(text: str) -> bool:
-    for sign, hints in _HINTS.items():
-        if sign in text:
-            for hint in hints:
-                if text.rfind(hint) >= 0:  # from its end a text is searched three times as fast as by `in`
-                    return True
-    return False
+    return any(sign in text and _any_in(hints, text) for sign, hints in _HINTS.items())
+
+
+def _any_in(wanted: Iterable[str], text: str) -> bool:
+    """Whether one of these stands in the text. From its end a text is searched three times as fast as by `in`."""
+    return any(text.rfind(each) >= 0 for each in wanted)
 
 
 def holds_own(text: str) -> bool:
     """Whether the text holds a value of this process, and not merely something of a key's form."""
-    return _pattern is not None and _pattern.search(text) is not None
+    return _any_in(_held, text)
 
 
 def redacted_plain(value: Any) -> Any:
