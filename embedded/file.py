@@ -34,7 +34,7 @@ LOCK_TIMEOUT_SECONDS: Final = 30.0
 LOCK_PAUSE_SECONDS: Final = 0.000_5
 """Between two looks whether the lock is free; an event loop makes a millisecond of it at least."""
 BUSY_TIMEOUT_SECONDS: Final = 5.0
-CHANGES_PER_CHECKPOINT: Final = 8_000
+CHANGES_PER_CHECKPOINT: Final = 4_000
 """Rows changed by this process, plus some for each commit, after which it copies the WAL back into the file."""
 WAL_BYTES_MAX: Final = 64 * 1024 * 1024
 """Beyond this size a checkpoint also waits, a little, for readers, and empties the WAL file."""
