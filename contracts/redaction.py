@@ -86,12 +86,15 @@ def redacted(text: str) -> str:
 
 
 def _hints(text: str) -> bool:
-    return any(sign in text and _any_in(hints, text) for sign, hints in _HINTS.items())
+    for sign, hints in _HINTS.items():  # noqa: SIM110  # a generator costs as much as the search
+        if sign in text and _any_in(hints, text):
+            return True
+    return False
 
 
 def _any_in(wanted: Iterable[str], text: str) -> bool:
     """Whether one of these stands in the text. From its end a text is searched three times as fast as by `in`."""
-    for each in wanted:  # noqa: SIM110  # a generator costs as much as the search
+    for each in wanted:  # noqa: SIM110  # likewise
         if text.rfind(each) >= 0:
             return True
     return False

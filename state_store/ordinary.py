@@ -72,12 +72,8 @@ class Draft:
     """The type of the event that ends the task, or empty."""
     view: dict[str, Any] | None = None
     """The view of the task at its new end, where that moved."""
-
-    @property
-    def turned(self) -> bool:
-        """Whether people see another status or title than before."""
-        before, now = self.sight.head.state, self.head.state
-        return before.status != now.status or before.title != now.title
+    turned: bool = False
+    """Whether people see another status or title in it than before."""
 
 
 def claims(conn: sqlite3.Connection, role: str, event_ids: Sequence[str]) -> dict[str, Claim]:
@@ -117,7 +113,8 @@ def draft(request: Commit, now_us: int) -> Draft | None:
         if encoded.event.type in TERMINAL_TYPES:
             made.ends = encoded.event.type
     if made.rows:
-        made.view = view_row(made.head, now_us)
+        made.view = view = view_row(made.head, now_us)
+        made.turned = (view["status"], view["title"]) != (seen.state.status, seen.state.title)
     return made
 
 
