@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 RENEW_SECONDS: Final = 2.0
 CUT_OFF_SECONDS: Final = 5.0
 FETCH_SECONDS: Final = 1.0
-MARK_SECONDS: Final = 0.1
+MARK_SECONDS: Final = 0.5
+"""Between two acknowledgements: each costs a broker and a database the same, however much it covers."""
 CAREFUL_RECORDS: Final = 1000
 CAREFUL_US: Final = 10_000_000
 """Clocks of producers may be ahead of ours by so much."""
