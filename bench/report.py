@@ -20,7 +20,7 @@ STOPS = {
     "commit": "the next state, hashes, rows written",
     "flush": "waiting for the disk, shared by all that is committed together",
     "publish": "the news appended to the log",
-    "acknowledge": "marks and offsets, together every half second",
+    "acknowledge": "marks and offsets, together a few times a second",
     "between": "the event loop, lanes, tasks and futures of a delivery, wake-ups, the process around them",
     "whole": "processor time of one delivery",
 }
