@@ -40,7 +40,10 @@ def foresee(worker: Worker, works: Iterable[Work]) -> None:
 
 
 async def foresee_there(worker: Worker, works: Iterable[Work]) -> None:
-    """The same by a store on a server, of records of any bus, but for those of which a registry is to be asked first."""
+    """The same for records whose bytes are checked, by a store that may be on a server.
+
+    Those are left out of which a registry is to be asked first.
+    """
     found: Found = {}
     for work in works:
         record = work.record

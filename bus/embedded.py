@@ -197,11 +197,8 @@ class EmbeddedBus:
 
     def enclose(self, connection: sqlite3.Connection, news: Iterable[tuple[str, str, int]]) -> Enclosed:
         """Write news (topic, key, number of what is stored) within a change of the file; once it is committed, `tell`."""
-        time_us, partitions, ids_ = self._clock(), self.partitions, self._topic_ids
-        rows = [
-            (ids_[topic], partition_of(key.encode(), partitions), time_us, b"", b"", b"", stored)
-            for topic, key, stored in news
-        ]
+        time_us = self._clock()
+        rows = [self._news_row(topic, key.encode(), stored, time_us) for topic, key, stored in news]
         return Enclosed({row[0] for row in rows}, self._append(rows, connection))
 
     def tell(self, enclosed: Enclosed) -> None:
@@ -240,10 +237,16 @@ class EmbeddedBus:
 
     def _row(self, message: Message, time_us: int) -> tuple[object, ...]:
         """The row of a message; without a copy of what the file holds already."""
-        place = (self._topic_ids[message.topic], partition_of(message.key, self.partitions), time_us)
         if message.stored is not None and self.shelf is not None:
-            return (*place, b"", b"", b"", message.stored)
+            return self._news_row(message.topic, message.key, message.stored, time_us)
+        place = (self._topic_ids[message.topic], partition_of(message.key, self.partitions), time_us)
         return (*place, message.key, pack_headers(message.headers), message.value, None)
+
+    def _news_row(
+        self, topic: str, key: bytes, stored: int, time_us: int
+    ) -> tuple[int, int, int, bytes, bytes, bytes, int]:
+        """The row of what the file holds already, by its number there."""
+        return self._topic_ids[topic], partition_of(key, self.partitions), time_us, b"", b"", b"", stored
 
     def _append(self, rows: Sequence[tuple[object, ...]], connection: sqlite3.Connection) -> Seen | None:
         return _append(connection, rows, self._generation)

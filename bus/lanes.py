@@ -56,8 +56,9 @@ class Lanes(Generic[W]):
     """The work of one process. All methods belong to the event loop's thread.
 
     `handle` is called once per work, one at a time per key and at most `running_max` at a time; `prepare` before that
-    with all that begin together, who begin whatever it raises. `detach` may be called while `handle` of the same work runs; if it raises, it is called again after a while. A partition is full
-    when `ahead_max` of its records are in the lanes or done behind an unfinished one, until half of them are gone.
+    with all that begin together, who begin whatever it raises. `detach` may be called while `handle` of the same work
+    runs; if it raises, it is called again after a while. A partition is full when `ahead_max` of its records are in the
+    lanes or done behind an unfinished one, until half of them are gone.
     """
 
     def __init__(

@@ -369,7 +369,7 @@ class StateStore(Protocol):
         ...
 
     async def ready_there(self, role: str, event_ids: Sequence[str]) -> Mapping[str, Claim]:
-        """The same of a store on a server; who answers without one leaves it to `ready`."""
+        """The same, also of a store on a server."""
         ...
 
     async def start(self, delivery: Delivery, consumed: Encoded | None, *, waiting: bool = False) -> Started:

@@ -171,10 +171,6 @@ class KafkaSubscription:
         """Read whatever there is, ahead of whoever fetches."""
         while True:
             await self._room.wait()
-            if not self._positions:
-                self._turned.clear()
-                await self._turned.wait()
-                continue
             try:
                 await self._read()
             except Retryable as error:
@@ -190,12 +186,12 @@ class KafkaSubscription:
 
     async def _read(self) -> None:
         """One batch. It is never cancelled but to throw the reader away: what that had in hand is then read again."""
-        reader = self._reader or await self._open_reader()
-        wanted = {place: at for place, at in self._positions.items() if place.partition not in self._paused}
+        wanted = self._wanted()
         if not wanted:
             self._turned.clear()
             await self._turned.wait()
             return
+        reader = self._reader or await self._open_reader()
         try:
             found = await reader.read(wanted)
         except errors.OffsetOutOfRangeError as error:
@@ -204,6 +200,10 @@ class KafkaSubscription:
             await self._rescue(error)
         else:
             self._accept(found)
+
+    def _wanted(self) -> dict[TopicPartition, int]:
+        """Where to read on, in all places that are not paused."""
+        return {place: at for place, at in self._positions.items() if place.partition not in self._paused}
 
     async def _open_reader(self) -> Fetching:
         reader = Fetching(self._cluster)
@@ -268,7 +268,7 @@ class KafkaSubscription:
         log.warning(
             "group %s reads with care past a record that is not as it should be: %s", self._consumer.group, error
         )
-        wanted = {place: at for place, at in self._positions.items() if place.partition not in self._paused}
+        wanted = self._wanted()
         for place, found in (await self._bus.rescue(wanted)).items():
             if self._positions.get(place) != wanted[place]:
                 continue

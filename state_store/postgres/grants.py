@@ -15,26 +15,11 @@ from state_store.postgres.connections import explained, shown
 from state_store.postgres.migrations import connect
 
 PREFIX: Final = "gavotte_"
+_ROWS_OF_WORK: Final = ("tasks", "deliveries", "leases", "steps", "effects", "partition_marks", "sweep_marks")
 RIGHTS_OF_AGENTS: Final = {
-    "INSERT": (
-        "events",
-        "bodies",
-        "tasks",
-        "deliveries",
-        "leases",
-        "steps",
-        "effects",
-        "partition_marks",
-        "sweep_marks",
-    ),
+    "INSERT": ("events", "bodies", *_ROWS_OF_WORK),
     "UPDATE": (
-        "tasks",
-        "deliveries",
-        "leases",
-        "steps",
-        "effects",
-        "partition_marks",
-        "sweep_marks",
+        *_ROWS_OF_WORK,
         "bodies (stored_at_us)",
         "kills (lifted_by)",  # a lift that comes over the bus before the store has it
     ),
