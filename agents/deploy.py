@@ -42,7 +42,7 @@ async def handle(event: Event, state: Any, tools: DeployTools) -> list[Event]:
 async def stage(event: Event, state: Any, tools: DeployTools) -> list[Event]:
     """Staging first; then a person, or production where the project's policy needs none."""
     result = await tools.release(
-        ReleaseRequest(environment="staging", commit=state.head_commit, digest=state.digest, round=state.escalations),
+        ReleaseRequest(environment="staging", commit=state.head_commit, digest=state.digest, round=state.rollbacks),
         why="the review passed exactly this digest",
     )
     if not result.healthy:
@@ -102,7 +102,7 @@ async def release(event: Event, state: Any, tools: DeployTools, *, approval_id: 
             environment="production",
             commit=state.head_commit,
             digest=state.digest,
-            round=state.escalations,
+            round=state.rollbacks,
             approval_id=approval_id,
         ),
         why=f"approved by {approval_id}" if approval_id else "the project's policy asks nobody",

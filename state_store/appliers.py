@@ -157,7 +157,8 @@ def _production(state: TaskState, _: Told, p: Any) -> dict[str, Any]:
 def _rolled_back(state: TaskState, _: Told, p: Any) -> dict[str, Any]:
     known = state.releases.get(p.environment)
     release = known.model_copy(update={"rolled_back": True}) if known else None
-    return {"releases": {**state.releases, p.environment: release}} if release else {}
+    releases = {**state.releases, p.environment: release} if release else state.releases
+    return {"releases": releases, "rollbacks": state.rollbacks + 1}
 
 
 def _cancel_requested(_: TaskState, __: Told, p: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from contracts.ids import derived_of
 from contracts.topology import ESCALATED_SECONDS, awaited
 from state_store.appliers import APPLY, READ, Approval, Pause, Release, Told
 
-FOLD_VERSION: Final = 1
+FOLD_VERSION: Final = 2
 """Raised with every change of meaning, so that an older build never overwrites a newer view."""
 
 Status = Literal["running", "waiting", "succeeded", "failed", "cancelled", "escalated"]
@@ -113,6 +113,8 @@ class TaskState(BaseModel):
     review_id: str | None = None
     revisions: int = 0
     escalations: int = 0
+    rollbacks: int = 0
+    """How often a release was taken back: the next try is another act, every other pause leaves it the same."""
     head_commit: str | None = None
     digest: str | None = None
     branch: str | None = None

@@ -22,7 +22,7 @@ from contracts.project import Project
 
 
 class ReleaseRequest(BaseModel):
-    """Exactly what shall go live, and where. `round` counts the times a person let the release be tried again.
+    """Exactly what shall go live, and where. `round` counts the times a release of this task was taken back.
 
     `approval_id` names the event by which a person allowed it.
     """

@@ -21,7 +21,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.record.memory_records import MemoryRecords
 
 from bus.kafka.cluster import Cluster
-from bus.kafka.link import BACKOFF_MS, arguments, dropped, within
+from bus.kafka.link import BACKOFF_MS, arguments, begun, dropped
 from bus.kafka.wire import Api, Request
 from bus.port import Record
 
@@ -163,13 +163,15 @@ class Fetching:
     async def start(self, topics: Collection[str]) -> None:
         """Connect, and learn who leads these topics."""
         self._client.set_topics([self._cluster.named(topic) for topic in topics])
-        await within(self._cluster.patience.request, self._client.bootstrap())
+        await begun(self._cluster.patience.request, self._client.bootstrap())
 
     async def close(self) -> None:
         """Let go of it, whatever it is doing."""
         self._closed = True
         for task in self._asking.values():
             task.cancel()
+        if self._asking:
+            await asyncio.wait(self._asking.values())
         await dropped(self._client.close())
 
     async def read(self, wanted: Mapping[TopicPartition, int]) -> dict[TopicPartition, Read]:

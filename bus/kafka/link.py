@@ -19,6 +19,8 @@ from contracts.errors import Refused
 T = TypeVar("T")
 
 CLOSE_SECONDS: Final = 5.0
+CONNECT_SECONDS: Final = 1.0
+"""How long a connection that nobody waits for any more may still take to come about."""
 BACKOFF_MS: Final = 200
 
 
@@ -57,11 +59,31 @@ async def within(seconds: float, waited: Awaitable[T]) -> T:
         raise
     if not done:
         task.cancel()
-        task.add_done_callback(lambda late: late.cancelled() or late.exception())
+        task.add_done_callback(_heard)
         raise TimeoutError(f"no answer within {seconds:g} s")
     if task.cancelled():  # not we were cancelled, but something that it waited for
         raise ConnectionAbortedError("it was closed meanwhile")
     return task.result()
+
+
+async def begun(seconds: float, beginning: Coroutine[Any, Any, T]) -> T:
+    """Wait for what connects, as `within` does. Whoever is cancelled meanwhile lets it come to its end for a moment: a
+    client that is cancelled while it asks for the brokers' list forgets the connection that it asks by, open as it is.
+    """
+    task = asyncio.ensure_future(beginning)
+    try:
+        return await within(seconds, asyncio.shield(task))
+    finally:
+        if not task.done():
+            await asyncio.wait({task}, timeout=CONNECT_SECONDS)
+            task.cancel()
+            task.add_done_callback(_heard)
+
+
+def _heard(task: asyncio.Task[Any]) -> None:
+    """What became of it has been looked at."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def dropped(*closings: Coroutine[Any, Any, Any]) -> None:
@@ -93,7 +115,7 @@ class Link:
             if self._client is None:
                 client = AIOKafkaClient(**arguments(self.cluster, request_seconds=self._longest))
                 try:
-                    await within(self.cluster.patience.request, client.bootstrap())
+                    await begun(self.cluster.patience.request, client.bootstrap())
                 except (errors.KafkaError, OSError) as error:
                     await dropped(client.close())
                     raise faults.explained(error, self.cluster, "a connection") from error
@@ -132,6 +154,9 @@ class Link:
             if not isinstance(error, errors.GroupAuthorizationFailedError):
                 await self.drop()
             raise faults.explained(error, self.cluster, doing) from error
+        finally:
+            if client is not self._client:  # dropped meanwhile, perhaps before this question's connection was there
+                await dropped(client.close())
         return answer
 
     async def metadata(self, doing: str) -> Any:

@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaProducer, errors
 
 from bus.kafka import faults
 from bus.kafka.cluster import Cluster
-from bus.kafka.link import CLOSE_SECONDS, arguments, within
+from bus.kafka.link import CLOSE_SECONDS, arguments, begun, within
 from bus.partitions import partition_of
 from bus.port import Message
 from contracts.errors import GavotteError, TooLarge, Unavailable
@@ -196,7 +196,7 @@ class Publisher:
                     max_request_size=room,
                 )
                 try:
-                    await within(self._cluster.patience.request, producer.start())
+                    await begun(self._cluster.patience.request, producer.start())
                 except BaseException as error:
                     self._begin_closing(producer)
                     if isinstance(error, errors.KafkaError | OSError):

@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition, errors
 from bus.kafka import faults, wire
 from bus.kafka.cluster import Cluster
 from bus.kafka.fetching import filled
-from bus.kafka.link import Link, arguments, drop_consumer, within
+from bus.kafka.link import Link, arguments, begun, drop_consumer, within
 from bus.kafka.rescue import rescue
 from bus.port import Lag, Record
 from contracts.errors import Unavailable
@@ -112,7 +112,7 @@ class Reader:
                 settings = {"group_id": None, "enable_auto_commit": False, "auto_offset_reset": "earliest"}
                 consumer = AIOKafkaConsumer(**arguments(self._cluster), **settings)
                 try:
-                    await within(self._cluster.patience.request, consumer.start())
+                    await begun(self._cluster.patience.request, consumer.start())
                 except BaseException as error:
                     await drop_consumer(consumer)
                     if isinstance(error, errors.KafkaError | OSError):

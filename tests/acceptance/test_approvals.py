@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from contracts.envelope import OPERATOR_SOURCE, Event
 from contracts.events import ApprovalGranted
 from state_store.port import Encoded, Recorded
 from tests.acceptance.commands import FIX, Person, repository, until
+from tests.acceptance.crew import released
 
 
 @pytest.fixture
@@ -98,6 +100,28 @@ def test_an_unsigned_approval_in_the_store_itself_releases_nothing(ann: Person) 
         assert "production" not in ann.told("show", task)["releases"], escalated
         assert ann.says("cancel", task).returncode == 0
         ann.waits_for(task, "cancelled")
+
+
+def test_what_went_live_before_a_pause_does_not_go_live_again_after_it(ann: Person) -> None:
+    """The branch cannot be delivered once production is done: a person makes room, and the same release is told."""
+    with ann.starts("up"):
+        task = asked(ann)
+        taken = ["git", "-C", str(ann.home / "repo"), "update-ref"]
+        subprocess.run([*taken, f"refs/heads/gavotte/{task}", "HEAD"], check=True)
+        assert ann.says("approve", task).returncode == 0
+        ann.waits_for(task, "escalated")
+        [live] = went_live(ann)
+        subprocess.run([*taken, "-d", f"refs/heads/gavotte/{task}"], check=True)
+        assert ann.says("resume", task).returncode == 0
+        ann.waits_for(task, "succeeded")
+    assert went_live(ann) == [live]
+    told = [event for event in ann.lines("log", task) if event["type"] == "ProductionDeployed"]
+    assert [event["payload"]["effect_key"] for event in told] == [live]
+
+
+def went_live(ann: Person) -> list[str]:
+    """The keys of releases in production."""
+    return [line["effect_id"] for line in released(ann, "production") if line["effect"] == "release"]
 
 
 def test_nobody_approves_in_anothers_name_nor_around_the_four_eyes(ann: Person) -> None:

@@ -54,6 +54,8 @@ class Script:
     revisions: int = 0
     approval: bool = True
     unhealthy: bool = False
+    regrets: bool = False
+    """Deploy at first asks for a person when production is done and not yet told."""
 
     def text(self) -> str:
         return json.dumps(asdict(self))
@@ -74,6 +76,7 @@ class Script:
             revisions=rng.choice((0, 0, 0, 1, 1, 2)),
             approval=rng.random() < 0.6,
             unhealthy=rng.random() < 0.07,
+            regrets=rng.random() < 0.12,
         )
 
 
@@ -212,7 +215,7 @@ async def deploy(state: Any, script: Script, tools: ScriptedTools) -> list[Paylo
         case "staged" | "expired":
             return [question(state, tools)]
         case "approved":
-            return await production(state, tools)
+            return await production(state, script, tools)
         case "denied":
             return [TaskFailed(reason="denied", reason_code="denied")]
         case _:
@@ -220,7 +223,7 @@ async def deploy(state: Any, script: Script, tools: ScriptedTools) -> list[Paylo
 
 
 async def stage(state: Any, script: Script, tools: ScriptedTools) -> list[Payload]:
-    key = await tools.release("staging", state.digest, state.escalations)
+    key = await tools.release("staging", state.digest, state.rollbacks)
     if script.unhealthy and state.step == "reviewed":
         facts = {"environment": "staging", "digest": state.digest, "reason": "unhealthy", "effect_key": key}
         asked = TaskEscalated(role="deploy", reason="rolled back", reason_code="rolled_back")
@@ -228,7 +231,7 @@ async def stage(state: Any, script: Script, tools: ScriptedTools) -> list[Payloa
     staged = StagingDeployed(digest=state.digest, commit=state.head_commit, path="staging", effect_key=key)
     if script.approval:
         return [staged, question(state, tools)]
-    return [staged, *await production(state, tools)]
+    return [staged, *await production(state, script, tools)]
 
 
 def question(state: Any, tools: ScriptedTools) -> ApprovalRequested:
@@ -236,8 +239,10 @@ def question(state: Any, tools: ScriptedTools) -> ApprovalRequested:
     return ApprovalRequested(digest=state.digest, commit=state.head_commit, expires_at=expires)
 
 
-async def production(state: Any, tools: ScriptedTools) -> list[Payload]:
-    key = await tools.release("production", state.digest, state.escalations)
+async def production(state: Any, script: Script, tools: ScriptedTools) -> list[Payload]:
+    key = await tools.release("production", state.digest, state.rollbacks)
+    if script.regrets and state.escalations == 0:
+        raise NeedsPerson("the script asks for a person after the act")
     ref = await tools.push(state.head_commit)
     deployed = ProductionDeployed(
         digest=state.digest, commit=state.head_commit, path="production", branch=ref, effect_key=key

@@ -117,6 +117,16 @@ class KeysByAttempt(ScriptedTools):
         return await super().act(self.effect_key(key), kind, do, asked)
 
 
+class KeysByPause(ScriptedTools):
+    """Whatever a person lets go on is another act, also where nothing was taken back."""
+
+    def effect_key(self, key: str) -> str:
+        return f"{key}:{self.session.state.escalations}"
+
+    async def act(self, key: str, kind: str, do: Any, asked: Any) -> dict[str, Any]:
+        return await super().act(self.effect_key(key), kind, do, asked)
+
+
 class ActsWithoutLedger(ScriptedTools):
     """An act that is neither intended nor receipted."""
 
@@ -261,6 +271,7 @@ VARIANTS: Final[dict[str, Parts]] = {
     "no_sweep": Parts(runner=SweepsNothing, faults=LOSSY),
     "publish_failure_dropped": Parts(patches=patched((Worker, "publish", publish_once)), faults={"publish_fails": 0.5}),
     "effect_key_by_attempt": Parts(tools=KeysByAttempt, faults=CRASHES | {"tasks": 3, "operator": 0.0, "kills": 0.0}),
+    "effect_key_by_pause": Parts(tools=KeysByPause),
     "effect_without_ledger": Parts(tools=ActsWithoutLedger, faults={"crash_steps": 100, "tasks": 12}),
     "no_inbox": Parts(store=NoInbox, faults={"duplicates": 0.5}),
     "pause_finishes": Parts(store=PauseFinishes, faults={"tight_budget": 1.0}),

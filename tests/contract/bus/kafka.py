@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from bus.kafka.bus import KafkaBus
@@ -52,8 +53,11 @@ class KafkaCluster:
 async def silence(subscription: KafkaSubscription) -> None:
     """End all its tasks and connections, and call nobody back."""
     membership = subscription._membership
-    for task in (*subscription._tasks, *membership._tasks):
+    tasks = [*subscription._tasks, *membership._tasks]
+    for task in tasks:
         task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
     await membership._link.drop()
     await subscription._drop_reader()
     subscription._closed = membership._left = True

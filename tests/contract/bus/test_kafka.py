@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import secrets
-from collections.abc import AsyncIterator
+import warnings
+from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
+from aiokafka.conn import AIOKafkaConnection
+from aiokafka.protocol.metadata import MetadataRequest
 
 from bus.kafka.bus import KafkaBus
+from bus.kafka.cluster import Cluster
+from bus.kafka.fetching import Fetching
+from bus.kafka.link import Link
+from bus.kafka.publisher import Publisher
+from bus.kafka.reader import Reader
 from deploy.local.kafka import Kafka
-from tests.contract.bus.kafka import KafkaCluster
+from tests.contract.bus.kafka import QUICK, KafkaCluster
 from tests.contract.bus.processes import ProcessCluster
 from tests.contract.bus.suite import BusSuite
 
@@ -44,6 +57,41 @@ class KafkaProcessCluster(ProcessCluster):
 
 class TestKafkaBus(BusSuite):
     pass
+
+
+@pytest.mark.parametrize("what", ["link", "fetching", "publisher", "reader"])
+async def test_who_is_cancelled_while_it_connects_leaves_nothing_open(kafka: Kafka, what: str) -> None:
+    cluster = Cluster(kafka.servers, patience=QUICK)
+    link = Link(cluster)
+    fetching, publisher, reader = Fetching(cluster), Publisher(cluster), Reader(cluster, link)
+    openings: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
+        "link": link.client,
+        "fetching": partial(fetching.start, ["t"]),
+        "publisher": publisher._open,
+        "reader": reader._open,
+    }
+    asked = asyncio.Event()
+    send = AIOKafkaConnection.send
+
+    def watched(self: Any, request: Any, *arguments: Any, **options: Any) -> Any:
+        if isinstance(request, MetadataRequest):
+            asked.set()
+        return send(self, request, *arguments, **options)
+
+    gc.collect()
+    with mock.patch.object(AIOKafkaConnection, "send", watched), warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", ResourceWarning)
+        task = asyncio.ensure_future(openings[what]())
+        await asked.wait()
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled()
+        await publisher.close()
+        await fetching.close()
+        await asyncio.sleep(0)  # what was dropped is closed by the loop's next turn
+        del task, fetching, publisher, reader, link, openings
+        gc.collect()
+    assert [str(one.message) for one in warned] == []
 
 
 class TestKafkaBusBetweenProcesses:
