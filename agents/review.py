@@ -85,7 +85,7 @@ class Reading:
 async def read(change: ChangeProposed, tools: ReviewTools, prompt: Prompt, tests: TestsVerdict) -> Reading:
     """The model's reading; where it asks for changes without a quote that holds, it is asked once more."""
     diff = await tools.text(change.diff)
-    whole = tools.shows_whole(prompt, diff)
+    whole = await tools.shows_whole(prompt, diff)
     draft = await tools.read_change(prompt, diff, tests.gate.summary)
     reading = Reading(draft, calibrated(draft.findings, diff), whole)
     if not reading.unfounded:

@@ -233,7 +233,7 @@ class SandboxSettings(Section):
 class WorkerSettings(Section):
     """How an agent process goes about its deliveries."""
 
-    concurrency: int = Field(default=8, ge=1, le=256, description="Tasks that one process handles side by side.")
+    concurrency: int = Field(default=8, ge=1, le=1024, description="Tasks that one process handles side by side.")
     batch: int = Field(
         default=200, ge=1, le=1000, description="Records that are fetched and committed together at most."
     )

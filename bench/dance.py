@@ -22,7 +22,7 @@ BURST = 50
 SECONDS_MAX = 180.0
 WARM_UP = 20
 """Tasks that are done before any is measured."""
-SETTINGS = {"GAVOTTE_WORKER__CONCURRENCY": "256"}
+SETTINGS = {"GAVOTTE_WORKER__CONCURRENCY": "512"}
 """The one setting that is not the default: how many tasks a process handles side by side. Handlers that do nothing may
 be many; those that run tests or ask models are 8."""
 PROGRAM = Path(__file__).with_name("roles.py")

@@ -75,7 +75,6 @@ def _submitted(_: TaskState, told: Told, p: Any) -> dict[str, Any]:
         "submission_id": told.id,
         "submitted_at_us": told.time_us,
         "title": p.title,
-        "description": p.description,
         "task_type": p.task_type,
         "author": p.author,
         "repository": p.repository,
@@ -201,9 +200,8 @@ def _resumed(state: TaskState, _: Told, p: Any) -> dict[str, Any]:
         if not (revisions.isascii() and revisions.isdigit()):
             raise Illegal(f"the correction revisions_max={revisions!r} is not a whole number")
         changes["revisions_max"] = int(revisions)
-    for name in ("title", "description"):
-        if name in p.corrections:
-            changes[name] = p.corrections[name]
+    if "title" in p.corrections:
+        changes["title"] = p.corrections["title"]
     return changes
 
 

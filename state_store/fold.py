@@ -94,7 +94,6 @@ class TaskState(BaseModel):
     ended_at_us: int | None = None
 
     title: str = ""
-    description: str = ""
     task_type: str = "change"
     author: str = "model"
     repository: str = ""

@@ -257,7 +257,7 @@ class Authoring:
 
     async def _parts(self, number: int) -> list[Part]:
         """All that is known, each part with its place in the order of giving way: docs/models.md has the table."""
-        state, limits = self._tools.session.state, self._tools.resources.minds
+        limits = self._tools.resources.minds
         older, recent = self._turns[:-TURNS_IN_FULL], self._turns[-TURNS_IN_FULL:]
         _, evidence, output = self._tested
         left = limits.turns - number
@@ -265,7 +265,7 @@ class Authoring:
         if self._progress.idle:
             told += f" The last {self._progress.idle} brought nothing new: do something else, or finish."
         return [
-            Part("task", f"{state.title}\n\n{state.description}", least_bytes=2000),
+            Part("task", await self._tools.task_text(), least_bytes=2000),
             Part("plan", plan_text(self._plan), least_bytes=1000),
             Part("change that was turned down", self._last_change, gives_way=2),
             Part("findings", "\n".join(map(finding_text, self._findings)), gives_way=1),

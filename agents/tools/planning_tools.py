@@ -92,19 +92,18 @@ class PlanningTools(Toolbox):
 
     async def triage(self, prompt: Prompt) -> TriageVerdict:
         """Ask a small model whether the task is in bounds, by its words alone."""
-        state = self.session.state
-        parts = [Part("task", f"{state.title}\n\n{state.description}")]
+        parts = [Part("task", await self.task_text())]
         return await self.ask(prompt, parts, TriageVerdict, why="is the task in bounds?", purpose="triage")
 
     @tool_with_runs
     async def survey(self, arguments: SurveyRequest) -> Survey:
         """Copy the commit into the git store and run its tests as they are."""
-        project, state = await self.project(), self.session.state
+        project = await self.project()
         git = self.resources.git
         commit = await git.import_commit(Path(arguments.repository), arguments.commit)
         names = tuple(entry.path for entry in await git.list_files(commit) if is_utf8(entry.path))
         found = Survey(
-            files=closest(names, f"{state.title}\n{state.description}", FILES_LISTED_MAX),
+            files=closest(names, await self.task_text(), FILES_LISTED_MAX),
             files_total=len(names),
             test_command=project.settings.test_command,
         )
@@ -136,7 +135,7 @@ class PlanningTools(Toolbox):
         about = await self._about(arguments.base, SOURCES_BYTES_MAX)
         if about is None:
             return PatchScope(files=tuple(touched))
-        said = f"{self.session.state.title}\n{self.session.state.description}"
+        said = await self.task_text()
         other = [path for path in touched if not path.endswith(".py") or is_named(path, said)]
         return PatchScope(files=tuple(dict.fromkeys((*about, *other))) if about else tuple(touched))
 
@@ -147,7 +146,7 @@ class PlanningTools(Toolbox):
         state = self.session.state
         about = sorted(await self._about(commit, SOURCES_SHOWN_BYTES_MAX) or ())[:FILES_SHOWN_MAX]
         parts = [
-            Part("task", f"{state.title}\n\n{state.description}", least_bytes=2000),
+            Part("task", await self.task_text(), least_bytes=2000),
             Part("scope", "\n".join(state.scope), gives_way=1),
             Part("files", "\n".join(survey.files), {"total": survey.files_total}, gives_way=3, least_bytes=4000),
             Part("tests", await self._tests_at_base(survey), gives_way=2),
@@ -171,7 +170,7 @@ class PlanningTools(Toolbox):
 
     async def _about(self, commit: str, bytes_max: int) -> tuple[str, ...] | None:
         """The source files that the task is about; None where there is too much to read."""
-        git, state = self.resources.git, self.session.state
+        git = self.resources.git
         entries = [
             entry for entry in await git.list_files(commit) if entry.path.endswith(".py") and is_utf8(entry.path)
         ]
@@ -179,7 +178,7 @@ class PlanningTools(Toolbox):
             return None
         contents = await git.read_blobs([entry.blob for entry in entries])
         by_path = {entry.path: contents[entry.blob] for entry in entries}
-        words = f"{state.title}\n{state.description}"
+        words = await self.task_text()
         return await asyncio.to_thread(grounded_scope, list(by_path), by_path.get, words)
 
     async def _file(self, commit: str, path: str) -> Part:

@@ -89,7 +89,7 @@ class ReviewTools(Toolbox):
             files=await read_change(git, arguments.base, arguments.head),
             scope=arguments.files,
             author=arguments.author,
-            task_text=f"{state.title}\n{state.description}",
+            task_text=await self.task_text(),
             base_paths=frozenset(entry.path for entry in listing),
             read_base=lambda path: contents[tests[path]] if path in tests else None,
             scope_is_given=bool(state.scope),
@@ -122,9 +122,8 @@ class ReviewTools(Toolbox):
 
     async def read_change(self, prompt: Prompt, diff: str, tests: str, dropped: Sequence[str] = ()) -> ReviewDraft:
         """Ask a model that did not write the change to read it; once more with what of its last reading did not count."""
-        state = self.session.state
         parts = [
-            Part("task", f"{state.title}\n\n{state.description}", least_bytes=2000),
+            Part("task", await self.task_text(), least_bytes=2000),
             Part("tests", tests, gives_way=2),
             Part("dropped findings", "\n".join(dropped), gives_way=1),
             Part("", AGAIN if dropped else ""),
@@ -132,10 +131,9 @@ class ReviewTools(Toolbox):
         ]
         return await self.ask(prompt, parts, ReviewDraft, why="read the change again" if dropped else "read the change")
 
-    def shows_whole(self, prompt: Prompt, diff: str) -> bool:
+    async def shows_whole(self, prompt: Prompt, diff: str) -> bool:
         """Whether a reader is shown all of the diff: it comes before all else but the task."""
-        state = self.session.state
-        parts = [Part("task", f"{state.title}\n\n{state.description}"), Part("diff", diff)]
+        parts = [Part("task", await self.task_text()), Part("diff", diff)]
         return fits(parts, self.room_for(prompt, ReviewDraft) - AROUND_BYTES)
 
     @property

@@ -144,6 +144,15 @@ class Toolbox:
             raise NotFound(f"event {event_id} is not in the store")
         return self.resources.codec.decode(found.envelope, found.value)
 
+    async def task_text(self) -> str:
+        """Title and description as the person gave them, or corrected them since."""
+        state = self.session.state
+        description = state.corrections.get("description")
+        if description is None:
+            submitted: Any = (await self.recall(state.submission_id)).payload
+            description = submitted.description
+        return f"{state.title}\n\n{description}"
+
     async def text(self, body: Body) -> str:
         """The text of a body, wherever it is kept."""
         stored = None

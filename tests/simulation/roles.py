@@ -1,6 +1,6 @@
-"""Four roles without minds: what they emit follows from a script in the task's description, and they use journal and acts.
+"""Four roles without minds: what they emit follows from a script, which stands where the task names its repository.
 
-They decide on the state's step as the real ones do, so that they go on after a resume, in the middle of anything.
+They use journal and acts. They decide on the state's step as the real ones do, so that they go on after a resume, in the middle of anything.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class ScriptedTools:
 
 async def handle(event: Event, state: Any, tools: ScriptedTools) -> list[Event]:
     """Any of the four roles: the script says what its turn brings."""
-    script = Script(**json.loads(state.description))
+    script = Script(**json.loads(state.repository))
     role = tools.session.delivery.role
     entry = (state.task_id, role, state.step)
     tools.world.attempts[entry] += 1

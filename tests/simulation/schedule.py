@@ -424,8 +424,7 @@ class Schedule:
         budget = self.rng.choice(TIGHT) if self.rng.random() < self.faults.tight_budget else GENEROUS
         submitted = TaskSubmitted(
             title=f"task {number}",
-            description=Script.drawn(self.rng).text(),
-            repository="/nowhere",
+            repository=Script.drawn(self.rng).text(),
             project_id="p",
             project_digest="d",
             base_commit="base",

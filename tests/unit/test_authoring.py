@@ -56,11 +56,14 @@ class Coder:
     ) -> None:
         self.turns = list(turns)
         self.draft = Draft("")
-        self.session = SimpleNamespace(state=SimpleNamespace(title=title, description=""))
+        self.session = SimpleNamespace(state=SimpleNamespace(title=title))
         self.resources = SimpleNamespace(minds=limits or MindLimits(turns=12, stuck_turns=3))
         self.told: list[str] = []
         self.steps: list[str] = []
         self.files = dict(BASE)
+
+    async def task_text(self) -> str:
+        return str(self.session.state.title)
 
     async def hear(
         self, prompt: Prompt, parts: Sequence[Part], tools: Sequence[ToolOffer], last: str, why: str

@@ -119,13 +119,13 @@ def test_a_change_that_was_read_in_part_says_so() -> None:
     assert "a part" not in Reading(draft, calibrated([], DIFF)).gate.summary
 
 
-def test_a_reader_is_shown_the_whole_diff_where_there_is_room() -> None:
-    state = SimpleNamespace(title="mend it", description="")
+async def test_a_reader_is_shown_the_whole_diff_where_there_is_room() -> None:
+    state = SimpleNamespace(title="mend it", corrections={"description": ""})
     for limit, whole in ((8000, False), (64_000, True)):
         resources: Any = SimpleNamespace(minds=MindLimits(context_tokens=limit))
         tools = ReviewTools(cast("Any", SimpleNamespace(state=state)), resources)
-        assert tools.shows_whole(Prompt("review.v2", "You review."), DIFF)
-        assert tools.shows_whole(Prompt("review.v2", "You review."), DIFF + "+x = 'ä'\n" * 4000) is whole
+        assert await tools.shows_whole(Prompt("review.v2", "You review."), DIFF)
+        assert await tools.shows_whole(Prompt("review.v2", "You review."), DIFF + "+x = 'ä'\n" * 4000) is whole
 
 
 INVENTED = finding("blocker", "eval(input())")
@@ -165,7 +165,7 @@ class Reader:
     async def text(self, body: Body) -> str:
         return str(body.text)
 
-    def shows_whole(self, prompt: Prompt, diff: str) -> bool:
+    async def shows_whole(self, prompt: Prompt, diff: str) -> bool:
         return True
 
     async def read_change(self, prompt: Prompt, diff: str, tests: str, dropped: tuple[str, ...] = ()) -> ReviewDraft:
