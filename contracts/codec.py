@@ -100,9 +100,16 @@ def type_in(headers: Iterable[tuple[str, bytes]]) -> str | None:
     """The event's type alone, where the headers name one as they should."""
     for name, raw in headers:
         if name == "ce_type":
-            named = TYPE_PATTERN.fullmatch(raw.decode("ascii", "replace"))
-            return named[1] if named is not None else None
+            named = _type_named(raw.decode("ascii", "replace"))
+            return named[0] if named is not None else None
     return None
+
+
+@lru_cache(maxsize=256)
+def _type_named(text: str) -> tuple[str, int] | None:
+    """Type and version as `ce_type` names them, where it does."""
+    named = TYPE_PATTERN.fullmatch(text)
+    return (named[1], int(named[2])) if named is not None else None
 
 
 def read_envelope(key: bytes | None, headers: Iterable[tuple[str, bytes]]) -> Envelope:
@@ -124,7 +131,7 @@ def read_envelope(key: bytes | None, headers: Iterable[tuple[str, bytes]]) -> En
             raise Undecodable(f"header {name!r} is not UTF-8 text") from None
     if table.get("ce_specversion", "1.0") != "1.0":
         raise Undecodable(f"ce_specversion {table['ce_specversion']!r} is not 1.0")
-    named = TYPE_PATTERN.fullmatch(_wanted(table, "ce_type"))
+    named = _type_named(_wanted(table, "ce_type"))
     if named is None:
         raise Undecodable(f"ce_type {table['ce_type']!r} is not gavotte.<Event>.v<n>")
     event_id = _uuid(table, "ce_id")
@@ -142,8 +149,8 @@ def read_envelope(key: bytes | None, headers: Iterable[tuple[str, bytes]]) -> En
     trace = table.get("traceparent", "")
     return Envelope(
         id=event_id,
-        type=named[1],
-        version=int(named[2]),
+        type=named[0],
+        version=named[1],
         task_id=task_id,
         correlation_id=correlation_id,
         causation_id=causation_id,

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer, errors
@@ -107,7 +108,7 @@ class Publisher:
             await asyncio.wait(self._closings, timeout=2 * CLOSE_SECONDS)
 
     def _check(self, topic: str, entry: Entry) -> None:
-        size = len(entry.key) + len(entry.value) + sum(len(name) + len(value) for name, value in entry.headers)
+        size = len(entry.key) + len(entry.value) + sum(map(len, chain.from_iterable(entry.headers)))
         most = self._cluster.record_bytes_max
         if topic.endswith(".dlq"):
             most += HEADROOM_BYTES
