@@ -23,7 +23,7 @@ from bench.crowd import answer
 from bench.dance import BURST, SECONDS_MAX, WARM_UP
 from bench.environments import python_of
 from bench.job import HOPS, first_event
-from bench.kafka_agents import FIRST, Costs
+from bench.kafka_agents import FIRST, SETTLE_SECONDS, Costs
 from bench.machine import latencies, resident_megabytes
 from bench.reference_aiokafka import PUT, TABLE, TOPICS, row
 from bench.servers import Servers
@@ -59,8 +59,10 @@ async def _figures(
             for member in crowd:
                 await asyncio.to_thread(answer, member, "ready")
             pids = [member.pid for member in crowd]
-            await sender.submit([first_event(10**7 + number) for number in range(FIRST)])
-            await sender.ended(FIRST)
+            for turn, count in enumerate(FIRST, 10):
+                await sender.submit([first_event(turn * 10**6 + number) for number in range(count)])
+                await sender.ended(count)
+            await asyncio.sleep(SETTLE_SECONDS)
             spent = await sender.idle_latencies(idle_tasks)
             resting = statistics.mean(map(resident_megabytes, pids))
             events = [first_event(10**6 + number) for number in range(tasks)]

@@ -75,7 +75,8 @@ async def stored_bytes(made: Dance) -> float:
 
 async def _round(servers: Servers, data: Path, environ: dict[str, str]) -> dict[str, Any]:
     async with dance(data, environ) as made:
-        await made.burst(FIRST)
+        for count in FIRST:
+            await made.burst(count)
         found: dict[str, Any] = {"windows": {}}
         for window, tasks in WINDOWS.items():
             print(f"{window} open", file=sys.stderr, flush=True)

@@ -16,7 +16,10 @@ from functools import cached_property
 from pathlib import Path
 
 from deploy.local.kafka import Kafka
-from deploy.local.postgres import Postgres
+from deploy.local.postgres import SUPERUSER, Postgres
+
+SEGMENTS = 24
+"""Of the write-ahead log that lie ready: more than a round fills."""
 
 
 class Servers:
@@ -44,8 +47,9 @@ class Servers:
         """The address of the database, as the owner of what is made in it."""
         if given := os.environ.get("GAVOTTE_BENCH_POSTGRES"):
             return given
-        server = self._stack.enter_context(Postgres())
+        server = self._stack.enter_context(Postgres(settings={"min_wal_size": "1GB"}))
         self._pids["postgres"] = server.pid or 0
+        asyncio.run(_write_segments(server.url_of(SUPERUSER)))
         return server.url
 
     def execute(self, statement: str) -> None:
@@ -70,6 +74,22 @@ class Servers:
 def children(pid: int) -> list[int]:
     """The direct children of a process."""
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+async def _write_segments(url: str) -> None:
+    """Fill segments of the write-ahead log, and have them used again: a server that has run for a while has such.
+
+    A new one makes each of 16 MiB when it comes to it, some 70 ms in which nobody can commit.
+    """
+    import asyncpg
+
+    connection = await asyncpg.connect(url)
+    try:
+        for _ in range(SEGMENTS):
+            await connection.execute("SELECT pg_logical_emit_message(true, 'bench', 'x'); SELECT pg_switch_wal()")
+        await connection.execute("CHECKPOINT")
+    finally:
+        await connection.close()
 
 
 async def _execute(url: str, statement: str) -> None:
