@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from contracts.envelope import Envelope
 
@@ -23,8 +23,7 @@ log = logging.getLogger(__name__)
 Headers = tuple[tuple[str, bytes], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """A record to be published. The partition follows from the key.
 
     `carried` is the headers, or the envelope that they are made from when somebody asks for them. `stored` is the
@@ -43,8 +42,7 @@ class Message:
         return _headers(self.carried)
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A record as it was read. `timestamp_us` is when the bus stored it; `carried` as in `Message`."""
 
     topic: str

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,7 +33,7 @@ def event(payload: Payload | None = None, task_id: str | None = None) -> Event:
 
 def record(codec: Codec, made: Event | None = None, **changes: Any) -> Record:
     wire = codec.encode(made or event())
-    return replace(Record(TOPIC, 0, 0, wire.key, wire.value, wire.headers, ids.now_us()), **changes)
+    return Record(TOPIC, 0, 0, wire.key, wire.value, wire.headers, ids.now_us())._replace(**changes)
 
 
 @pytest.fixture
