@@ -368,8 +368,9 @@ ON CONFLICT (role) DO UPDATE SET consumes = excluded.consumes,
     position = CASE WHEN consumes = excluded.consumes THEN max(position, excluded.position) ELSE excluded.position END
 
 -- name: overdue_tasks
--- Tasks whose state has outlasted its time, of which the role is the owner.
-SELECT task_id, state, fold_version FROM tasks WHERE owner = ? AND due_us <= ? ORDER BY due_us
+-- Tasks whose state has outlasted its time, of which the role is the owner: among those that are open.
+SELECT task_id, state, fold_version FROM tasks
+WHERE status IN ('running', 'waiting', 'escalated') AND owner = ? AND due_us <= ? ORDER BY due_us
 
 -- name: delivery_exists
 -- Whether this delivery was ever begun.

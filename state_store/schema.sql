@@ -68,7 +68,8 @@ CREATE TABLE IF NOT EXISTS tasks (
     state          TEXT NOT NULL
 ) STRICT;  -- with row ids: its rows are large, and would spill out of the pages of an index
 
-CREATE INDEX IF NOT EXISTS tasks_due ON tasks (owner, due_us) WHERE due_us IS NOT NULL;
+-- A task's turn and time change with each hop, so no index has them; a sweep looks through the tasks that are open.
+DROP INDEX IF EXISTS tasks_due;
 CREATE INDEX IF NOT EXISTS tasks_newest ON tasks (first_position);
 CREATE INDEX IF NOT EXISTS tasks_status ON tasks (status, first_position);
 
