@@ -12,7 +12,7 @@ import time
 import uuid
 from pathlib import Path
 
-from bench.dance import BURST, dance
+from bench.dance import BURST, Dance, dance
 from bench.job import HOPS
 from bench.machine import Meter, cpu_seconds, latencies, resident_megabytes
 from bench.servers import Servers
@@ -67,9 +67,7 @@ def measure(servers: Servers, tasks: int, idle_tasks: int) -> dict[str, float]:
 async def _measure(servers: Servers, data: Path, environ: dict[str, str], counts: tuple[int, int]) -> dict[str, float]:
     tasks, idle_tasks = counts
     async with dance(data, environ) as made:
-        for count in FIRST:
-            await made.burst(count)
-        await asyncio.sleep(SETTLE_SECONDS)
+        await warm_up(made)
         spent = await made.idle_latencies(idle_tasks)
         ready = [made.submission() for _ in range(tasks)]
         costs = Costs(made.pids, servers)
@@ -77,6 +75,13 @@ async def _measure(servers: Servers, data: Path, environ: dict[str, str], counts
             await made.submit(ready[index : index + BURST])
         await made.ended(tasks)
         return costs.per(tasks) | latencies(spent) | {"resting_cpu_percent": await made.resting(REST_SECONDS)}
+
+
+async def warm_up(made: Dance) -> None:
+    """Past what only new topics and groups cost."""
+    for count in FIRST:
+        await made.burst(count)
+    await asyncio.sleep(SETTLE_SECONDS)
 
 
 def idle_agents(servers: Servers) -> dict[str, float]:

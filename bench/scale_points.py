@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bench.dance import BURST, Dance, dance, type_of  # noqa: E402  # the folder is no package
-from bench.kafka_agents import FIRST, Costs, idle_agents, settings  # noqa: E402  # likewise
+from bench.kafka_agents import Costs, idle_agents, settings, warm_up  # noqa: E402  # likewise
 from bench.machine import description, median  # noqa: E402  # likewise
 from bench.servers import Servers  # noqa: E402  # likewise
 
@@ -75,8 +75,7 @@ async def stored_bytes(made: Dance) -> float:
 
 async def _round(servers: Servers, data: Path, environ: dict[str, str]) -> dict[str, Any]:
     async with dance(data, environ) as made:
-        for count in FIRST:
-            await made.burst(count)
+        await warm_up(made)
         found: dict[str, Any] = {"windows": {}}
         for window, tasks in WINDOWS.items():
             print(f"{window} open", file=sys.stderr, flush=True)

@@ -19,7 +19,9 @@ from deploy.local.kafka import Kafka
 from deploy.local.postgres import SUPERUSER, Postgres
 
 SEGMENTS = 24
-"""Of the write-ahead log that lie ready: more than a round fills."""
+"""Of the write-ahead log that are filled and then used again, more than a round needs: a server that has run for a while
+has such. A new one makes each of 16 MiB when it comes to it, some 70 ms in which nobody can commit."""
+FILL_SEGMENT = "SELECT pg_logical_emit_message(true, 'bench', 'x'); SELECT pg_switch_wal()"
 
 
 class Servers:
@@ -49,7 +51,7 @@ class Servers:
             return given
         server = self._stack.enter_context(Postgres(settings={"min_wal_size": "1GB"}))
         self._pids["postgres"] = server.pid or 0
-        asyncio.run(_write_segments(server.url_of(SUPERUSER)))
+        asyncio.run(_execute(server.url_of(SUPERUSER), *[FILL_SEGMENT] * SEGMENTS, "CHECKPOINT"))
         return server.url
 
     def execute(self, statement: str) -> None:
@@ -76,27 +78,12 @@ def children(pid: int) -> list[int]:
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-async def _write_segments(url: str) -> None:
-    """Fill segments of the write-ahead log, and have them used again: a server that has run for a while has such.
-
-    A new one makes each of 16 MiB when it comes to it, some 70 ms in which nobody can commit.
-    """
+async def _execute(url: str, *statements: str) -> None:
     import asyncpg
 
     connection = await asyncpg.connect(url)
     try:
-        for _ in range(SEGMENTS):
-            await connection.execute("SELECT pg_logical_emit_message(true, 'bench', 'x'); SELECT pg_switch_wal()")
-        await connection.execute("CHECKPOINT")
-    finally:
-        await connection.close()
-
-
-async def _execute(url: str, statement: str) -> None:
-    import asyncpg
-
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(statement)
+        for statement in statements:
+            await connection.execute(statement)
     finally:
         await connection.close()

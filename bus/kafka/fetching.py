@@ -21,7 +21,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.record.memory_records import MemoryRecords
 
 from bus.kafka.cluster import Cluster
-from bus.kafka.link import BACKOFF_MS, arguments, begun, dropped
+from bus.kafka.link import BACKOFF_MS, arguments, begun, dropped, ended
 from bus.kafka.wire import Api, Request
 from bus.port import Record
 
@@ -168,10 +168,7 @@ class Fetching:
     async def close(self) -> None:
         """Let go of it, whatever it is doing."""
         self._closed = True
-        for task in self._asking.values():
-            task.cancel()
-        if self._asking:
-            await asyncio.wait(self._asking.values())
+        await ended(self._asking.values())
         await dropped(self._client.close())
 
     async def read(self, wanted: Mapping[TopicPartition, int]) -> dict[TopicPartition, Read]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Iterable
 from typing import Any, Final, TypeVar
 
 from aiokafka import errors
@@ -84,6 +84,15 @@ def _heard(task: asyncio.Task[Any]) -> None:
     """What became of it has been looked at."""
     if not task.cancelled():
         task.exception()
+
+
+async def ended(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel these, and return when each has come to its end, whatever that is."""
+    cancelled = list(tasks)
+    for task in cancelled:
+        task.cancel()
+    if cancelled:
+        await asyncio.wait(cancelled)
 
 
 async def dropped(*closings: Coroutine[Any, Any, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from bus.kafka import faults, wire
 from bus.kafka.cluster import Cluster
-from bus.kafka.link import Link, dropped, within
+from bus.kafka.link import Link, dropped, ended, within
 from bus.kafka.sharing import PROTOCOL, Claim, packed_share, share_out, unpacked_share
 from contracts.errors import Busy, Refused, Retryable, Unavailable
 
@@ -102,10 +102,7 @@ class Membership:
         if self._left:
             return
         self._left = True
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await ended(self._tasks)
         await self._lose(self.held)
         await self._leave()
         await self._link.drop()

@@ -17,7 +17,7 @@ from aiokafka import AIOKafkaProducer, errors
 
 from bus.kafka import faults
 from bus.kafka.cluster import Cluster
-from bus.kafka.link import CLOSE_SECONDS, arguments, begun, within
+from bus.kafka.link import CLOSE_SECONDS, arguments, begun, ended, within
 from bus.partitions import partition_of
 from bus.port import Message
 from contracts.errors import GavotteError, TooLarge, Unavailable
@@ -99,10 +99,7 @@ class Publisher:
 
     async def close(self) -> None:
         """Fail what is in flight and let go of the producer."""
-        for task in self._senders:
-            task.cancel()
-        if self._senders:
-            await asyncio.wait(self._senders)
+        await ended(self._senders)
         self._drop()
         if self._closings:
             await asyncio.wait(self._closings, timeout=2 * CLOSE_SECONDS)

@@ -17,6 +17,7 @@ from aiokafka import TopicPartition, errors
 from bus.kafka import faults
 from bus.kafka.cluster import Cluster
 from bus.kafka.fetching import Fetching, Read
+from bus.kafka.link import ended
 from bus.kafka.membership import Membership
 from bus.kafka.reader import as_record
 from bus.kafka.rescue import Rescued
@@ -116,10 +117,7 @@ class KafkaSubscription:
             return
         self._closed = True
         self._news.set()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await ended(self._tasks)
         try:
             await self._membership.close()
         finally:

@@ -1,6 +1,7 @@
 """Four roles without minds: what they emit follows from a script, which stands where the task names its repository.
 
-They use journal and acts. They decide on the state's step as the real ones do, so that they go on after a resume, in the middle of anything.
+They use journal and acts, and decide on the state's step as the real ones do, so that they go on after a resume, in the
+middle of anything.
 """
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ class ScriptedTools:
         return str(receipt["ref"])
 
     async def act(self, key: str, kind: str, do: Any, asked: Any) -> dict[str, Any]:
-        return await self.session.act(key, kind, {"key": key}, do, asked)
+        return await self.session.act(self.effect_key(key), kind, {"key": key}, do, asked)
 
     def effect_key(self, key: str) -> str:
         return key

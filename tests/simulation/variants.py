@@ -113,18 +113,12 @@ class KeysByAttempt(ScriptedTools):
     def effect_key(self, key: str) -> str:
         return f"{key}/{self.session.delivery.token}"
 
-    async def act(self, key: str, kind: str, do: Any, asked: Any) -> dict[str, Any]:
-        return await super().act(self.effect_key(key), kind, do, asked)
-
 
 class KeysByPause(ScriptedTools):
     """Whatever a person lets go on is another act, also where nothing was taken back."""
 
     def effect_key(self, key: str) -> str:
         return f"{key}:{self.session.state.escalations}"
-
-    async def act(self, key: str, kind: str, do: Any, asked: Any) -> dict[str, Any]:
-        return await super().act(self.effect_key(key), kind, do, asked)
 
 
 class ActsWithoutLedger(ScriptedTools):

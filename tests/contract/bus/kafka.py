@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from bus.kafka.bus import KafkaBus
 from bus.kafka.cluster import Cluster, Patience
+from bus.kafka.link import ended
 from bus.kafka.subscription import KafkaSubscription
 from tests.contract.bus.cluster import Node
 
@@ -53,11 +53,7 @@ class KafkaCluster:
 async def silence(subscription: KafkaSubscription) -> None:
     """End all its tasks and connections, and call nobody back."""
     membership = subscription._membership
-    tasks = [*subscription._tasks, *membership._tasks]
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
+    await ended([*subscription._tasks, *membership._tasks])
     await membership._link.drop()
     await subscription._drop_reader()
     subscription._closed = membership._left = True
