@@ -13,7 +13,7 @@ from contracts.codec import Codec
 from contracts.envelope import Envelope, Event, agent_source
 from contracts.errors import Rejected
 from contracts.events import Body, Payload
-from contracts.redaction import redacted
+from contracts.redaction import redacted, suspicious
 from contracts.topology import Agent, Topology, topic_for
 from state_store.port import Delivery, Encoded, Recorded
 from state_store.shelf import events_at
@@ -83,9 +83,14 @@ def contents_at(
 
 
 def clean_payload(payload: P, encoded: bytes) -> P:
-    """The payload without secrets: itself where its bytes show none, which is nearly always."""
-    shown = encoded.decode("utf-8", "replace")
-    return payload if redacted(shown) == shown else _clean(payload)
+    """The payload without secrets: itself where there is none, as its bytes show nearly always.
+
+    They only raise suspicion: in them a length stands before each text, and may look like a letter of it.
+    """
+    if not suspicious(encoded.decode("utf-8", "ignore")):
+        return payload
+    clean: P = _clean(payload)
+    return payload if clean == payload else clean
 
 
 def _clean(value: Any) -> Any:

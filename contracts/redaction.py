@@ -85,6 +85,11 @@ def redacted(text: str) -> str:
     return text
 
 
+def suspicious(text: str) -> bool:
+    """Whether there may be a secret in the text, whatever stands beside it; False says that there is none."""
+    return _any_in(_held, text) or _hints(text)
+
+
 def _hints(text: str) -> bool:
     for sign, hints in _HINTS.items():  # noqa: SIM110  # a generator costs as much as the search
         if sign in text and _any_in(hints, text):

@@ -8,9 +8,11 @@ import pytest
 
 from agents.emission import clean_payload
 from contracts import redaction
+from contracts.codec import Codec
 from contracts.events import Body, TaskFailed
 from contracts.harmless import marked
 from contracts.redaction import MASK, hold, holds_own, redacted, redacted_plain, secrets_in
+from contracts.registry import CommittedIds
 
 OWN = 'c4nary-of-"this"-process-é'
 
@@ -85,6 +87,22 @@ def test_a_payload_without_secrets_is_the_same_object() -> None:
     assert clean_payload(clean, clean.reason.encode()) is clean
     dirty = TaskFailed(reason=f"401 for {OWN}", reason_code="x")
     assert clean_payload(dirty, dirty.reason.encode()).reason == f"401 for {MASK}"
+
+
+@pytest.mark.parametrize("secret", ["sk-ant-" + "a1B2" * 6, "AKIA" + "QWERTYUIOPAS1234", "postgres://user:hunter22@db/x"])
+def test_a_field_that_begins_with_a_secret_is_cleaned_whatever_its_length(secret: str) -> None:
+    """In the bytes of a payload a field stands behind its length, which may look like a letter of the first word."""
+    codec = Codec(CommittedIds())
+    for length in range(200):
+        dirty = TaskFailed(reason=secret + " " * length, reason_code="x")
+        shown = clean_payload(dirty, codec.encode_payload(dirty)).reason
+        assert MASK in shown, length
+        assert secret not in shown
+
+
+def test_what_only_looks_suspicious_is_the_same_object() -> None:
+    payload = TaskFailed(reason="see https://example.org/a", reason_code="x")
+    assert clean_payload(payload, payload.reason.encode()) is payload
 
 
 def test_a_body_keeps_a_digest_of_what_it_shows() -> None:
