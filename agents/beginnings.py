@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Final
 from contracts.codec import read_envelope
 from contracts.envelope import Envelope, Event
 from contracts.errors import NeedsPerson
-from state_store.port import Claim, Encoded
+from state_store.port import Claim, Encoded, Recorded
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
+
     from agents.work import Work
     from agents.worker import Worker
     from state_store.fold import TaskState
@@ -34,6 +37,12 @@ async def brace(worker: Worker, work: Work) -> None:
         raise poisonous(work.envelope, claim)
     if claim.status == "free":
         await worker.store.start(work.delivery(role, work.envelope, claim, worker.holder), None)
+
+
+async def by_itself(worker: Worker, work: Work, alone: AbstractAsyncContextManager[object]) -> Sequence[Recorded]:
+    """The path of such a record, with no other of them beside it: whichever kills the process is the one that began."""
+    async with alone:
+        return await worker.path(work)
 
 
 async def detach(worker: Worker, work: Work) -> None:

@@ -90,7 +90,6 @@ class Runner:
         self._sweep_now = asyncio.Event()
         self._careful: dict[int, tuple[int, int]] = {}
         self._one_at_a_time = asyncio.Lock()
-        self._live: dict[int, Work] = {}
         self._paused: frozenset[int] = frozenset()
         self._timers: set[asyncio.TimerHandle] = set()
         made: Callable[..., Worker] = Worker if observer is None else functools.partial(ObservedWorker, observer)
@@ -110,7 +109,7 @@ class Runner:
             resting=self.resting,
         )
         self.lanes: Lanes[Work] = Lanes(
-            self.deliver,
+            self.worker.deliver,
             functools.partial(detach, self.worker),
             prepare=functools.partial(foresee, self.worker),
             running_max=self.pace.concurrency,
@@ -146,14 +145,6 @@ class Runner:
             await self.leave(subscription)
 
     # -- deliveries ----------------------------------------------------------------------------------------------------
-
-    async def deliver(self, work: Work) -> None:
-        """Hand one work to the worker."""
-        self._live[id(work)] = work
-        try:
-            await self.worker.deliver(work)
-        finally:
-            del self._live[id(work)]
 
     def again(self, work: Work, seconds: float) -> None:
         """Bring work back into its lane after some seconds; its offset, if it had one, is done."""
@@ -267,7 +258,7 @@ class Runner:
         renewed = loop.time()
         while True:
             await asyncio.sleep(RENEW_SECONDS)
-            begun = [(work, work.session.delivery.token) for work in self._live.values() if work.session is not None]
+            begun = [(work, work.session.delivery.token) for work in self.lanes.at_work if work.session is not None]
             if not begun:
                 renewed = loop.time()
                 continue
@@ -308,7 +299,7 @@ class Runner:
             work.interrupt(CancelRequested(f"{row.state.cancel_operator or 'an operator'} asked to cancel the task"))
 
     def _interrupt_all(self, error: GavotteError) -> None:
-        for work in list(self._live.values()):
+        for work in self.lanes.at_work:
             work.interrupt(error)
 
     # -- partitions ----------------------------------------------------------------------------------------------------
@@ -347,13 +338,12 @@ class Runner:
         for timer in self._timers:
             timer.cancel()
         self.lanes.hold()
-        begun = list(self._live.values())
-        for work in begun:
+        for work in self.lanes.at_work:
             if work.idling:
                 self.lanes.cancel(work.key)
         await self.lanes.drain(None, self.pace.stop_seconds)
-        for work in begun:
-            if id(work) in self._live and work.session is not None and work.session.began:
+        for work in self.lanes.at_work:
+            if work.session is not None and work.session.began:
                 await self.store.forgive(work.session.delivery)
         await self.lanes.close()
         try:

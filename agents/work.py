@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Any
 
 from agents.session import Session
@@ -22,7 +22,7 @@ class Work:
     `killed_by` says why a kill covers the task: then all that is left to do is to end it.
 
     `careful` marks a record of a partition whose last holder died: its start is durable before its bytes are decoded,
-    and each attempt at it is made inside `alone`. `foreseen` is what stops 2 and 3 found for many at once, until it is
+    and each attempt at it is made inside `alone`, where it has one. `foreseen` is what stops 2 and 3 found for many at once, until it is
     used. `idling` is set between attempts: nothing is lost by ending it there.
     """
 
@@ -30,7 +30,7 @@ class Work:
     record: Record | None = None
     due: Due | None = None
     careful: bool = False
-    alone: AbstractAsyncContextManager[object] = field(default_factory=nullcontext)
+    alone: AbstractAsyncContextManager[object] | None = None
     idling: bool = False
     envelope: Envelope | None = None
     foreseen: tuple[Event, bytes, Claim] | None = None

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 from agents.aside import Aside
-from agents.beginnings import STARTS_MAX, brace, looks_anew, poisonous
+from agents.beginnings import STARTS_MAX, brace, by_itself, looks_anew, poisonous
 from agents.emission import Emission
 from agents.endings import cancelled, overdue
 from agents.session import Session
@@ -95,13 +95,13 @@ class Worker:
         recorded: Sequence[Recorded] | None = None
         while recorded is None:
             try:
-                async with work.alone:
-                    recorded = await self.path(work)
+                recorded = await (self.path(work) if work.alone is None else by_itself(self, work, work.alone))
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  one place decides what failures mean
                 if work.stopped_by is not None and isinstance(task := asyncio.current_task(), asyncio.Task):
                     task.uncancel()
                 recorded = await self.aside.put(work, work.stopped_by or error)
-        await self.publish(work, recorded)  # stop 6: the news
+        if recorded and not recorded[-1].told:  # one commit tells all that it recorded, or nothing
+            await self.publish(work, recorded)  # stop 6: the news
 
     async def path(self, work: Work) -> Sequence[Recorded]:
         """Stops 2 to 5; returns what was recorded and is to be published."""
@@ -212,10 +212,9 @@ class Worker:
 
     async def publish(self, work: Work, recorded: Sequence[Recorded]) -> None:
         """Stop 6: what is recorded is never dead-lettered; it is tried until it goes."""
-        if recorded:
-            await self.tell(recorded)
-            if not recorded[-1].told and work.envelope is not None:
-                self.unmarked.append(work.inbox_id or work.envelope.id)
+        await self.tell(recorded)
+        if work.envelope is not None:
+            self.unmarked.append(work.inbox_id or work.envelope.id)
 
     async def tell(self, recorded: Sequence[Recorded]) -> None:
         """Publish until the bus has it; what the commit itself told is there."""

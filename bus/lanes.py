@@ -163,6 +163,11 @@ class Lanes(Generic[W]):
         return len(self._running)
 
     @property
+    def at_work(self) -> list[W]:
+        """What is being handled now."""
+        return [item.work for item, _ in self._running.values()]
+
+    @property
     def room(self) -> int:
         """How many more could begin now."""
         if self._held or self.failure is not None:

@@ -207,7 +207,10 @@ class Store(ABC):
         )
 
     async def commit(self, request: Commit) -> Committed:
-        return await self._pass("commit", self._commit(request))
+        crashpoint("store.commit.before")
+        committed = await self._commit(request)
+        crashpoint("store.commit.after")
+        return committed
 
     async def published(self, role: str, inbox_ids: Sequence[str]) -> None:
         if inbox_ids:

@@ -89,7 +89,9 @@ def test_a_payload_without_secrets_is_the_same_object() -> None:
     assert clean_payload(dirty, dirty.reason.encode()).reason == f"401 for {MASK}"
 
 
-@pytest.mark.parametrize("secret", ["sk-ant-" + "a1B2" * 6, "AKIA" + "QWERTYUIOPAS1234", "postgres://user:hunter22@db/x"])
+@pytest.mark.parametrize(
+    "secret", ["sk-ant-" + "a1B2" * 6, "AKIA" + "QWERTYUIOPAS1234", "postgres://user:hunter22@db/x"]
+)
 def test_a_field_that_begins_with_a_secret_is_cleaned_whatever_its_length(secret: str) -> None:
     """In the bytes of a payload a field stands behind its length, which may look like a letter of the first word."""
     codec = Codec(CommittedIds())
