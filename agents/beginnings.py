@@ -47,6 +47,8 @@ async def by_itself(worker: Worker, work: Work, alone: AbstractAsyncContextManag
 
 async def detach(worker: Worker, work: Work) -> None:
     """Make a delivery durable that is not done after 30 s, running or queued, so that its offset may move on."""
+    if work.recorded:  # it waits for the bus: whoever sweeps the store tells what this process may not live to tell
+        return
     if work.session is not None:
         await work.session.begin()
         return

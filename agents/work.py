@@ -23,7 +23,8 @@ class Work:
 
     `careful` marks a record of a partition whose last holder died: its start is durable before its bytes are decoded,
     and each attempt at it is made inside `alone`, where it has one. `foreseen` is what stops 2 and 3 found for many at once, until it is
-    used. `idling` is set between attempts: nothing is lost by ending it there.
+    used. `idling` is set between attempts: nothing is lost by ending it there. `recorded` is set once what came of it is in the
+    store, and only the bus is still to hear of it.
     """
 
     key: bytes
@@ -32,6 +33,7 @@ class Work:
     careful: bool = False
     alone: AbstractAsyncContextManager[object] | None = None
     idling: bool = False
+    recorded: bool = False
     envelope: Envelope | None = None
     foreseen: tuple[Event, bytes, Claim] | None = None
     session: Session | None = None

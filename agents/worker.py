@@ -212,6 +212,7 @@ class Worker:
 
     async def publish(self, work: Work, recorded: Sequence[Recorded]) -> None:
         """Stop 6: what is recorded is never dead-lettered; it is tried until it goes."""
+        work.recorded = True
         await self.tell(recorded)
         if work.envelope is not None:
             self.unmarked.append(work.inbox_id or work.envelope.id)

@@ -55,12 +55,17 @@ def settings(servers: Servers, database: str) -> dict[str, str]:
     }
 
 
-def measure(servers: Servers, tasks: int, idle_tasks: int) -> dict[str, float]:
-    """Throughput of a burst, latency of single tasks, CPU of all, memory of the agents, bytes in the database."""
+async def prepare(database: str) -> None:
+    """The tables."""
     from state_store.postgres.migrations import migrate
 
+    await migrate(database)
+
+
+def measure(servers: Servers, tasks: int, idle_tasks: int) -> dict[str, float]:
+    """Throughput of a burst, latency of single tasks, CPU of all, memory of the agents, bytes in the database."""
     with servers.schema() as database, tempfile.TemporaryDirectory(prefix="gavotte-bench-") as name:
-        asyncio.run(migrate(database))
+        asyncio.run(prepare(database))
         return asyncio.run(_measure(servers, Path(name), settings(servers, database), (tasks, idle_tasks)))
 
 
@@ -69,12 +74,18 @@ async def _measure(servers: Servers, data: Path, environ: dict[str, str], counts
     async with dance(data, environ) as made:
         await warm_up(made)
         spent = await made.idle_latencies(idle_tasks)
-        ready = [made.submission() for _ in range(tasks)]
-        costs = Costs(made.pids, servers)
-        for index in range(0, tasks, BURST):
-            await made.submit(ready[index : index + BURST])
-        await made.ended(tasks)
-        return costs.per(tasks) | latencies(spent) | {"resting_cpu_percent": await made.resting(REST_SECONDS)}
+        costs = await burst(servers, made, tasks)
+        return costs | latencies(spent) | {"resting_cpu_percent": await made.resting(REST_SECONDS)}
+
+
+async def burst(servers: Servers, made: Dance, tasks: int) -> dict[str, float]:
+    """So many tasks as fast as they go, and what all that took part took for it."""
+    ready = [made.submission() for _ in range(tasks)]
+    costs = Costs(made.pids, servers)
+    for index in range(0, tasks, BURST):
+        await made.submit(ready[index : index + BURST])
+    await made.ended(tasks)
+    return costs.per(tasks)
 
 
 async def warm_up(made: Dance) -> None:
@@ -86,10 +97,8 @@ async def warm_up(made: Dance) -> None:
 
 def idle_agents(servers: Servers) -> dict[str, float]:
     """The four agents as anybody starts them, with all their tools, before they have anything to do."""
-    from state_store.postgres.migrations import migrate
-
     with servers.schema() as database, tempfile.TemporaryDirectory(prefix="gavotte-bench-") as name:
-        asyncio.run(migrate(database))
+        asyncio.run(prepare(database))
         environ = os.environ | settings(servers, database) | {"GAVOTTE_DATA": name}
         started = [
             subprocess.Popen(

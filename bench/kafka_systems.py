@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 
-from bench import crowd, embedded_store, kafka_agents, kafka_crowd
+from bench import crowd, embedded_store, kafka_agents, kafka_crowd, kafka_stops
 from bench.goals import Figures, Goal, Size
 from bench.servers import Servers
 
@@ -57,6 +57,7 @@ def systems(size: Size) -> Iterator[dict[str, Callable[[], Figures]]]:
             "dbos": lambda: dbos(servers, size.tasks // 20),
             "store": lambda: store(servers, size.tasks),
             "eventsourcing": lambda: eventsourcing(servers, size.tasks),
+            "stops": lambda: kafka_stops.measure(servers, size.tasks),
         }
     finally:
         servers.close()
@@ -81,10 +82,8 @@ def dbos(servers: Servers, tasks: int) -> Figures:
 
 def store(servers: Servers, tasks: int) -> Figures:
     """Our store by itself."""
-    from state_store.postgres.migrations import migrate
-
     with servers.schema() as database:
-        asyncio.run(migrate(database))
+        asyncio.run(kafka_agents.prepare(database))
         return embedded_store.measure(tasks, {"GAVOTTE_STORE__BACKEND": "postgres", "GAVOTTE_STORE__URL": database})
 
 

@@ -11,19 +11,37 @@ RESULTS = Path(__file__).with_name("results")
 UNITS = (("_per_second", "/s"), ("_percent", " %"), ("_seconds", " s"), ("_ms", " ms"), ("_us", " µs"))
 VERDICTS = {"aim": "aim reached", "floor": "floor holds", "below": "**below the floor**"}
 STOPS = {
-    "receive": "the records read from the log",
-    "decode": "envelope and payload",
-    "fold": "the inbox asked, the state of the task",
-    "decide": "the role, and whether it is its turn",
-    "journal": "one step written down before and after it is taken (the role of the other figures takes none)",
-    "seal": "ids, right to emit, secrets, bytes",
-    "commit": "the next state, hashes, rows written",
-    "flush": "waiting for the disk, shared by all that is committed together",
-    "publish": "the news appended to the log",
-    "acknowledge": "marks and offsets, together a few times a second",
-    "between": "the event loop, lanes, tasks and futures of a delivery, wake-ups, the process around them",
-    "whole": "processor time of one delivery",
+    "embedded": {
+        "receive": "the records read from the log",
+        "decode": "envelope and payload",
+        "fold": "the inbox asked, the state of the task",
+        "decide": "the role, and whether it is its turn",
+        "journal": "one step written down before and after it is taken (the role of the other figures takes none)",
+        "seal": "ids, right to emit, secrets, bytes",
+        "commit": "the next state, hashes, rows written",
+        "flush": "waiting for the disk, shared by all that is committed together",
+        "publish": "the news appended to the log",
+        "acknowledge": "marks and offsets, together a few times a second",
+        "between": "the event loop, lanes, tasks and futures of a delivery, wake-ups, the process around them",
+        "whole": "processor time of one delivery",
+    },
+    "kafka": {
+        "receive": "answers of the broker taken apart",
+        "decode": "headers and envelope, payload",
+        "fold": "the inbox asked for many at once, the state of the task",
+        "decide": "the role, and whether it is its turn",
+        "journal": "one step written down before and after it is taken (the role of the other figures takes none)",
+        "seal": "ids, right to emit, secrets, bytes",
+        "commit": "the next state, hashes, rows sent to the server",
+        "publish": "records made, put into batches and sent to the broker",
+        "acknowledge": "marks and offsets, together a few times a second",
+        "between": "the event loop, answers of both servers as they come in, lanes, tasks and futures of a delivery",
+        "whole": "processor time of the agents for one delivery",
+        "postgres": "what the database server does for it",
+        "broker": "what the broker does for it",
+    },
 }
+"""mode -> what each stop is, in the order of the path."""
 
 
 def found(mode: str) -> dict[str, Any] | None:
@@ -104,13 +122,13 @@ def systems() -> str:
     return "\n".join(parts)
 
 
-def stops() -> str:
-    """Where the time of a delivery goes, embedded."""
-    said = found("embedded")
+def stops(mode: str) -> str:
+    """Where the time of a delivery goes."""
+    said = found(mode)
     rounds = said["rounds"].get("stops", []) if said else []
     if not rounds:
         return "Not measured in this run."
-    rows = [(stop, what, spread(one[f"{stop}_us"] for one in rounds)) for stop, what in STOPS.items()]
+    rows = [(stop, what, spread(one[f"{stop}_us"] for one in rounds)) for stop, what in STOPS[mode].items()]
     return table(("stop", "what it is", "µs per delivery"), rows)
 
 

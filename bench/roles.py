@@ -64,9 +64,10 @@ async def agent(role: str, data: Path, instance: str = "", handle: Any = None) -
     chosen = handle or HANDLES[role]
     made = wiring.Role(Topology().agent(role), _with_a_step(chosen) if STEPS else chosen, lambda session: session)
     wiring.core_role = lambda *_given: made
+    settings = load_settings(data=data)
     if os.environ.get(stops.VARIABLE):
-        stops.install()
-    return await wiring.run_agent(load_settings(data=data), role, instance=instance)
+        stops.install(settings.bus.backend)
+    return await wiring.run_agent(settings, role, instance=instance)
 
 
 def _with_a_step(handle: Any) -> Any:

@@ -13,6 +13,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Callable, Iterable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -337,7 +338,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "performance-growth": report.growth,
     "performance-machines": report.machines,
     "performance-peers": report.peers,
-    "performance-stops": report.stops,
+    "performance-stops": partial(report.stops, "embedded"),
+    "performance-stops-kafka": partial(report.stops, "kafka"),
     "performance-systems": report.systems,
     "performance-versions": report.versions,
     "prompts": prompts,

@@ -41,7 +41,8 @@ def test_what_was_not_measured_has_no_row() -> None:
 
 
 def test_every_stop_and_system_is_explained() -> None:
-    assert set(report.STOPS) == {*stops.STOPS, "between", "whole"}
+    assert set(report.STOPS["embedded"]) == {*stops.STOPS, "between", "whole"}
+    assert set(report.STOPS["kafka"]) == {*stops.STOPS, "between", "whole", "postgres", "broker"} - {"flush"}
     with embedded_systems.systems(SMALLEST) as known:
         assert set(known) - {"stops"} == set(embedded_systems.ABOUT)
     named = {side[0] for goal in embedded_systems.GOALS for side in (goal.ours, goal.theirs) if side}

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agents.beginnings import detach
 from agents.emission import Emission
 from agents.foresight import foresee
 from agents.settings import load_settings
 from agents.wiring import Runtime, announce, open_runtime
 from agents.work import Work
 from agents.worker import Worker
-from bus.port import Record
+from bus.port import Message, Record
 from contracts import ids
 from contracts.envelope import OPERATOR_SOURCE, Event, root
-from contracts.errors import Conflict
+from contracts.errors import Conflict, Unavailable
 from contracts.events import KillRaised, PlanProposed, TaskSubmitted
 from contracts.topology import topic_of
-from state_store.port import Commit, Delivery, Encoded, Recorded
+from state_store.port import Commit, Delivery, Due, Encoded, Recorded
 
 PLANS, TASKS = topic_of("planning"), topic_of("tasks")
 SUBMITTED = TaskSubmitted(
@@ -112,6 +114,32 @@ async def test_without_the_topics_news_goes_its_own_way(tmp_path: Path) -> None:
         assert len(await on(fresh, TASKS)) == 1
     finally:
         await fresh.close()
+
+
+async def test_what_waits_for_the_bus_alone_need_not_begin_again_to_be_detached(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, there = runtime.bus.publish, asyncio.Event()
+
+    async def away(messages: Sequence[Message]) -> None:
+        if not there.is_set():
+            raise Unavailable("the bus is away")
+        await told(messages)
+
+    monkeypatch.setattr(runtime.bus, "publish", away)
+    monkeypatch.setattr(runtime.store, "_news", None)  # as where the bus is elsewhere
+    worker = worker_of(runtime, [])
+    (recorded,) = await runtime.store.append([encoded(runtime, root(SUBMITTED))])
+    work = Work(recorded.envelope.task_id.encode(), due=Due("missed", recorded))
+    delivered = asyncio.create_task(worker.deliver(work))
+    while not work.recorded:
+        await asyncio.sleep(0)
+    await detach(worker, work)
+    (row,) = await runtime.store.inbox(task_id=recorded.envelope.task_id)
+    assert (row.status, row.published) == ("done", False)
+    there.set()
+    await delivered
+    assert len(await on(runtime, PLANS)) == 1
 
 
 # -- looked up together ------------------------------------------------------------------------------------------------
