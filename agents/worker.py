@@ -12,13 +12,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Final
+from typing import Any
 
 from agents.aside import Aside
 from agents.beginnings import STARTS_MAX, brace, by_itself, looks_anew, poisonous
 from agents.emission import Emission
 from agents.endings import cancelled, overdue
 from agents.session import Session
+from agents.telling import Telling
 from agents.work import Work
 from bus.port import Bus, Record
 from contracts import ids
@@ -26,15 +27,13 @@ from contracts.authority import Keyring
 from contracts.codec import Codec, read_envelope
 from contracts.crashpoints import crashpoint
 from contracts.envelope import Envelope, Event
-from contracts.errors import Killed, NotAllowed, Retryable
+from contracts.errors import Killed, NotAllowed
 from contracts.events import SIGNED_TYPES
 from contracts.topology import FIRST_ON_THE_BUS, HEARD_BY_ALL, Agent, Topology
 from state_store.fold import TaskState, owner
 from state_store.port import Claim, Commit, Due, Encoded, Recorded, StateStore
 
 log = logging.getLogger(__name__)
-
-PUBLISH_PAUSE_SECONDS_MAX: Final = 10.0
 
 Handle = Callable[[Event, TaskState, Any], Awaitable[list[Event]]]
 """What a role is: `async handle(event, state, tools) -> list[Event]`."""
@@ -76,6 +75,7 @@ class Worker:
         self.clock = clock
         self.unmarked: list[str] = []
         self.emission = Emission(agent, codec, topology, clock)
+        self.telling = Telling(bus, self.emission)
         self.aside = Aside(
             agent,
             store=store,
@@ -211,28 +211,15 @@ class Worker:
         return committed.events
 
     async def publish(self, work: Work, recorded: Sequence[Recorded]) -> None:
-        """Stop 6: what is recorded is never dead-lettered; it is tried until it goes."""
+        """Stop 6: the news, until the bus has it."""
         work.recorded = True
         await self.tell(recorded)
         if work.envelope is not None:
             self.unmarked.append(work.inbox_id or work.envelope.id)
 
     async def tell(self, recorded: Sequence[Recorded]) -> None:
-        """Publish until the bus has it; what the commit itself told is there."""
-        messages = [self.emission.message(event) for event in recorded if not event.told]
-        if not messages:
-            return
-        pause_seconds = 0.1
-        crashpoint("worker.publish.before")
-        while True:
-            try:
-                await self.bus.publish(messages)
-                break
-            except Retryable as error:
-                log.warning("publishing waits for the bus: %s", error)
-                await asyncio.sleep(pause_seconds)
-                pause_seconds = min(pause_seconds * 2, PUBLISH_PAUSE_SECONDS_MAX)
-        crashpoint("worker.publish.after")
+        """Publish until the bus has it."""
+        await self.telling(recorded)
 
     # -- around the path ----------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from bus.kafka.cluster import Cluster
 from bus.kafka.link import CLOSE_SECONDS, arguments, begun, ended, within
 from bus.partitions import partition_of
 from bus.port import Message
+from contracts.codec import HEADERS_BYTES_MAX
 from contracts.errors import GavotteError, TooLarge, Unavailable
 
 log = logging.getLogger(__name__)
@@ -105,6 +106,8 @@ class Publisher:
             await asyncio.wait(self._closings, timeout=2 * CLOSE_SECONDS)
 
     def _check(self, topic: str, entry: Entry) -> None:
+        if len(entry.value) + HEADERS_BYTES_MAX < self._cluster.record_bytes_max:
+            return  # nobody reads more in headers, so nearly nothing needs to be measured
         size = len(entry.key) + len(entry.value) + sum(map(len, chain.from_iterable(entry.headers)))
         most = self._cluster.record_bytes_max
         if topic.endswith(".dlq"):
