@@ -1,6 +1,6 @@
 """The ordinary case on PostgreSQL: what waits is asked with one query, and written with one statement that commits itself.
 
-`state_store.ordinary` says what is ordinary and prepares it; the functions of migration 0005 write it. There is no
+`state_store.ordinary` says what is ordinary and prepares it; the functions of migrations 0005 and 0006 write it. There is no
 moment between the statements at which others wait for this process, and one round trip takes the place of eight.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from itertools import islice
+from itertools import accumulate, islice
 from operator import itemgetter
 from typing import Any, Final, Generic, TypeVar
 
@@ -167,11 +167,13 @@ class Ordinary:
         """The position before the first event, or None where the rules are to judge."""
         delivery = drafts[0].request.delivery
         keys = sorted({lock_key(draft.head.task_id) for draft in drafts})
+        upto = accumulate(len(draft.rows) for draft in drafts)
         return await self._written(
             "ordinary_commit",
-            *(EVERYTHING, LOG, keys, FOLD_VERSION, now_us, delivery.role, delivery.holder, sorted(CORE_ROLES)),
+            *(EVERYTHING, LOG, keys, FOLD_VERSION, now_us, delivery.role, delivery.holder, _CORE_ROLES),
             min(draft.request.delivery.kill_seq for draft in drafts),
-            [_done(draft, now_us) for draft in drafts],
+            any(draft.ends for draft in drafts),
+            [_done(draft, number, now_us) for draft, number in zip(drafts, upto, strict=True)],
             [_event(row) for draft in drafts for row in draft.rows],
         )
 
@@ -192,16 +194,18 @@ def _is_like(call: Commit, first: Delivery) -> bool:
     return d.role == first.role and d.holder == first.holder and not call.reason and not call.reason_code
 
 
-def _done(draft: Draft, now_us: int) -> tuple[Any, ...]:
-    """A delivery and the view of its task, as the server's type `ordinary_delivery` has them."""
+def _done(draft: Draft, upto: int, now_us: int) -> tuple[Any, ...]:
+    """A delivery and the view of its task, as the server's type `ordinary_delivery` has them; `upto` counts the events."""
     sight, d, view = draft.sight, draft.request.delivery, draft.view or view_row(draft.head, now_us)
     return (
         *(d.event_id, d.task_id, sight.type, sight.sequence, d.basis, draft.request.attempt),
         *(len(draft.rows), draft.ends, view["sequence"]),
         *_view(view),
+        upto,
     )
 
 
+_CORE_ROLES: Final = sorted(CORE_ROLES)
 _view: Final = itemgetter("head_hash", "status", "step", "owner", "due_us", "title", "state")
 """Of a view what `ordinary_view` has."""
 

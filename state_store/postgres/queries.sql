@@ -47,7 +47,7 @@ SELECT ordinary_first(?, ?, ?, ?, ?, ?, ?), (extract(epoch FROM clock_timestamp(
 
 -- name: ordinary_commit
 -- Many deliveries that are done, written together: the position before their events, or null; then the time.
-SELECT ordinary_commit(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+SELECT ordinary_commit(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
 
 -- name: ordinary_published
 -- What these deliveries emitted is on the bus.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import pytest
+
 from contracts import ids
 from contracts.errors import Conflict
 from contracts.events import PlanRejected, TaskCancelled, TaskEscalated, TaskFailed, TaskResumed
@@ -243,6 +245,33 @@ async def test_later_events_wait_for_an_earlier_one_of_their_role(world: World) 
     assert await world.store.next_waiting("licence", later.envelope.task_id, besides=later.envelope.id) is None
     await world.handle("licence", later, LicenceChecked(note="two"))
     assert await world.store.next_waiting("licence", later.envelope.task_id) is None
+
+
+async def test_who_began_an_earlier_one_after_the_look_is_heard_at_the_commit(world: World) -> None:
+    *_, proposed = await world.dance(upto="proposed")
+    turned = (await world.handle("review", proposed, turned_down())).events[0]
+    later = (await world.handle("coding", turned, change(2))).events[0]
+    seen = await world.delivery("licence", later)
+    begun, _ = await world.begin("licence", proposed, holder="two")
+    committed = await world.store.commit(Commit(seen, emitted=world.answers(later, "licence", LicenceChecked())))
+    assert (committed.status, committed.events) == ("fenced", ())
+    answer = world.answers(proposed, "licence", LicenceChecked(note="first"))
+    assert (await world.store.commit(Commit(begun, emitted=answer))).status == "recorded"
+    assert [row.event_id for row in await world.store.inbox(task_id=seen.task_id) if row.role == "licence"] == [
+        proposed.envelope.id
+    ]
+
+
+async def test_an_act_that_became_uncertain_after_the_look_keeps_its_task_open(world: World) -> None:
+    *_, granted = await world.dance(upto="approved")
+    (cancel,) = await world.store.append([world.said(granted, cancelling())])
+    seen = await world.delivery("deploy", cancel)
+    begun, _ = await world.begin("deploy", granted)
+    await world.store.effect_intent(begun, "release:x", "release", "{}")
+    assert (await world.store.commit(Commit(begun))).status == "recorded"
+    with pytest.raises(Conflict, match="release:x"):
+        await world.store.commit(Commit(seen, emitted=world.answers(cancel, "deploy", TaskCancelled())))
+    assert (await world.store.stream(seen.task_id))[-1] == cancel
 
 
 async def test_an_unknown_event_waits_behind_everything_that_is_open(world: World) -> None:
