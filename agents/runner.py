@@ -34,8 +34,9 @@ log = logging.getLogger(__name__)
 RENEW_SECONDS: Final = 2.0
 CUT_OFF_SECONDS: Final = 5.0
 FETCH_SECONDS: Final = 1.0
-MARK_SECONDS: Final = 0.4
-"""Between two acknowledgements: each costs a broker and a database the same, however much it covers."""
+MARK_SECONDS: Final = 1.0
+"""Between two acknowledgements: each costs a broker and a database the same, however much it covers. What a process that
+is killed had not acknowledged comes once more, and the inbox answers it."""
 CAREFUL_RECORDS: Final = 1000
 CAREFUL_US: Final = 10_000_000
 """Clocks of producers may be ahead of ours by so much."""

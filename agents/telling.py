@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -31,6 +32,7 @@ class Telling:
         self._bus = bus
         self._emission = emission
         self._together: Gathering[Sequence[Message], None] = Gathering(self._publish)
+        self._complained = -math.inf
 
     async def __call__(self, recorded: Sequence[Recorded]) -> None:
         messages = [self._emission.message(event) for event in recorded if not event.told]
@@ -44,10 +46,17 @@ class Telling:
                 await publish(messages)
                 break
             except Retryable as error:
-                log.warning("publishing waits for the bus: %s", error)
+                self._complain(error)
                 await asyncio.sleep(pause_seconds)
                 publish, pause_seconds = self._bus.publish, min(pause_seconds * 2, PAUSE_SECONDS_MAX)
         crashpoint("worker.publish.after")
+
+    def _complain(self, error: Retryable) -> None:
+        """Once in a while for all that wait."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._complained + PAUSE_SECONDS_MAX:
+            self._complained = now
+            log.warning("publishing waits for the bus: %s", error)
 
     async def _publish(self, calls: Sequence[Sequence[Message]]) -> Sequence[None]:
         await self._bus.publish([message for call in calls for message in call])

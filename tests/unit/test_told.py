@@ -142,6 +142,30 @@ async def test_what_waits_for_the_bus_alone_need_not_begin_again_to_be_detached(
     assert len(await on(runtime, PLANS)) == 1
 
 
+async def test_what_waits_for_the_bus_says_so_once_for_all(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    told, there, tries = runtime.bus.publish, asyncio.Event(), list[int]()
+
+    async def away(messages: Sequence[Message]) -> None:
+        tries.append(len(messages))
+        if not there.is_set():
+            raise Unavailable("the bus is away")
+        await told(messages)
+
+    monkeypatch.setattr(runtime.bus, "publish", away)
+    telling = worker_of(runtime, []).telling
+    events = [(await submitted(runtime))._replace(told=False) for _ in range(3)]
+    waiting = [asyncio.create_task(telling([event])) for event in events]
+    while len(tries) < 4:
+        await asyncio.sleep(0)
+    there.set()
+    await asyncio.gather(*waiting)
+    assert tries[:4] == [3, 1, 1, 1], "together, and then each by itself"
+    assert [record.getMessage() for record in caplog.records] == ["publishing waits for the bus: the bus is away"]
+    assert len(await on(runtime, TASKS)) == 6, "told by the commit, and again here"
+
+
 # -- looked up together ------------------------------------------------------------------------------------------------
 
 
