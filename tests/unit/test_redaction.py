@@ -56,6 +56,9 @@ def test_common_forms_are_taken_out_and_json_stays_json(secret: str) -> None:
     assert redacted(f"key: {secret} end") == f"key: {MASK} end"
     assert json.loads(redacted(json.dumps({"a": [secret]}))) == {"a": [MASK]}
     assert json.loads(redacted(json.dumps({"a": f"x\n{secret}\n"}))) == {"a": f"x\n{MASK}\n"}
+    for before, after in ("“”", "——", "\b\b", "éé", "\x01\x01"):  # as models and shells write them
+        assert redacted(f"key {before}{secret}{after}") == f"key {before}{MASK}{after}"
+        assert json.loads(redacted(json.dumps({"a": f"{before}{secret}{after}"}))) == {"a": f"{before}{MASK}{after}"}
     assert redacted_plain({"a": [secret, 1], secret: None}) == {"a": [MASK, 1], MASK: None}
 
 
@@ -63,6 +66,7 @@ def test_heads_are_kept() -> None:
     assert redacted("postgres://user:hunter22@db/x") == f"postgres://user:{MASK}@db/x"
     assert redacted("Authorization: Bearer abcdefgh12345678") == f"Authorization: Bearer {MASK}"
     assert redacted("API_KEY=abcdefgh12345678") == f"API_KEY={MASK}"
+    assert json.loads(redacted(json.dumps("“API_KEY=abcdefgh12345678”"))) == f"“API_KEY={MASK}”"
 
 
 @pytest.mark.parametrize(
