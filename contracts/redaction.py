@@ -17,8 +17,12 @@ VALUE_CHARACTERS_MIN: Final = 8
 NAMES: Final = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$")
 """Variables of an environment that hold a secret, by the end of their name."""
 
-_START: Final = r"(?:(?<![A-Za-z0-9_])|(?<=\\[bfnrt])|(?<=\\u[0-9A-Fa-f]{4}))"
-"""Where a word begins, also behind a line end, a typographic quote or whatever else JSON writes as letters or digits."""
+_START: Final = (
+    r"(?:(?<![A-Za-z0-9_])|(?<=\\[bfnrt])|(?<=\\x[0-9A-Fa-f]{2})|(?<=%[0-9A-Fa-f]{2})|(?<=\\u[0-9A-Fa-f]{4})"
+    r"|(?<=\\U[0-9A-Fa-f]{8})|(?<=[0-9B\[]m))"
+)
+"""Where a word begins, also behind line ends, quotes, colours and the like that are written as letters or digits: by JSON, by
+`contracts.harmless`, in addresses, for terminals."""
 
 _FORMS: Final = re.compile(
     _START + r"(?:sk-(?:ant-|proj-)?[A-Za-z0-9_-]{24,}"

@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import pytest
 
@@ -10,7 +11,7 @@ from agents.emission import clean_payload
 from contracts import redaction
 from contracts.codec import Codec
 from contracts.events import Body, TaskFailed
-from contracts.harmless import marked
+from contracts.harmless import harmless, harmless_lines, marked
 from contracts.redaction import MASK, hold, holds_own, redacted, redacted_plain, secrets_in
 from contracts.registry import CommittedIds
 
@@ -60,6 +61,14 @@ def test_common_forms_are_taken_out_and_json_stays_json(secret: str) -> None:
         assert redacted(f"key {before}{secret}{after}") == f"key {before}{MASK}{after}"
         assert json.loads(redacted(json.dumps({"a": f"{before}{secret}{after}"}))) == {"a": f"{before}{MASK}{after}"}
     assert redacted_plain({"a": [secret, 1], secret: None}) == {"a": [MASK, 1], MASK: None}
+
+
+@pytest.mark.parametrize("before", ["\n", "\x1b", "\x1b[31m", "\x1b[0;1m", "\x1b[m", "\u202e", "\U000e0041", "“"])
+def test_a_form_is_found_behind_whatever_is_written_as_letters(before: str) -> None:
+    secret = "sk-ant-" + "a1B2" * 8
+    text = f"key {before}{secret}"
+    for written in (text, harmless(text), harmless_lines(text), json.dumps(text), repr(text.encode()), quote(text)):
+        assert secret not in redacted(written), written
 
 
 def test_heads_are_kept() -> None:
