@@ -207,10 +207,7 @@ class Store(ABC):
         )
 
     async def commit(self, request: Commit) -> Committed:
-        crashpoint("store.commit.before")
-        committed = await self._commit(request)
-        crashpoint("store.commit.after")
-        return committed
+        return await self._pass("commit", self._commit(request))
 
     async def published(self, role: str, inbox_ids: Sequence[str]) -> None:
         if inbox_ids:
