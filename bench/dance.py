@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,14 +93,15 @@ class Dance:
                 spent.append((time.perf_counter() - began) * 1000)
         return spent
 
-    async def burst(self, tasks: int, *servers: int) -> dict[str, float]:
-        """So many tasks as fast as they go: rates and costs of the agents (and of `servers`, by pid)."""
+    async def burst(self, tasks: int, meter: Callable[[list[int]], Any] = Meter) -> dict[str, float]:
+        """So many tasks as fast as they go: rates and costs of the agents, by a meter that is made of their pids."""
         ready = [self.submission() for _ in range(tasks)]
-        meter = Meter([*self.pids, *servers])
+        costs = meter(self.pids)
         for index in range(0, tasks, BURST):
             await self.submit(ready[index : index + BURST])
         await self.ended(tasks)
-        return meter.per(tasks)
+        found: dict[str, float] = costs.per(tasks)
+        return found
 
     async def resting(self, seconds: float) -> float:
         """CPU of all agents together while nothing happens, in percent of one core."""

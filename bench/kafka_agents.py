@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import statistics
 import subprocess
@@ -10,9 +11,11 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from bench.dance import BURST, Dance, dance
+from bench.dance import Dance, dance
 from bench.job import HOPS
 from bench.machine import Meter, cpu_seconds, latencies, resident_megabytes
 from bench.servers import Servers
@@ -55,17 +58,19 @@ def settings(servers: Servers, database: str) -> dict[str, str]:
     }
 
 
-async def prepare(database: str) -> None:
-    """The tables."""
+@contextlib.contextmanager
+def tables(servers: Servers) -> Iterator[str]:
+    """A schema with our tables, for as long as the context."""
     from state_store.postgres.migrations import migrate
 
-    await migrate(database)
+    with servers.schema() as database:
+        asyncio.run(migrate(database))
+        yield database
 
 
 def measure(servers: Servers, tasks: int, idle_tasks: int) -> dict[str, float]:
     """Throughput of a burst, latency of single tasks, CPU of all, memory of the agents, bytes in the database."""
-    with servers.schema() as database, tempfile.TemporaryDirectory(prefix="gavotte-bench-") as name:
-        asyncio.run(prepare(database))
+    with tables(servers) as database, tempfile.TemporaryDirectory(prefix="gavotte-bench-") as name:
         return asyncio.run(_measure(servers, Path(name), settings(servers, database), (tasks, idle_tasks)))
 
 
@@ -74,18 +79,8 @@ async def _measure(servers: Servers, data: Path, environ: dict[str, str], counts
     async with dance(data, environ) as made:
         await warm_up(made)
         spent = await made.idle_latencies(idle_tasks)
-        costs = await burst(servers, made, tasks)
+        costs = await made.burst(tasks, partial(Costs, servers=servers))
         return costs | latencies(spent) | {"resting_cpu_percent": await made.resting(REST_SECONDS)}
-
-
-async def burst(servers: Servers, made: Dance, tasks: int) -> dict[str, float]:
-    """So many tasks as fast as they go, and what all that took part took for it."""
-    ready = [made.submission() for _ in range(tasks)]
-    costs = Costs(made.pids, servers)
-    for index in range(0, tasks, BURST):
-        await made.submit(ready[index : index + BURST])
-    await made.ended(tasks)
-    return costs.per(tasks)
 
 
 async def warm_up(made: Dance) -> None:
@@ -97,8 +92,7 @@ async def warm_up(made: Dance) -> None:
 
 def idle_agents(servers: Servers) -> dict[str, float]:
     """The four agents as anybody starts them, with all their tools, before they have anything to do."""
-    with servers.schema() as database, tempfile.TemporaryDirectory(prefix="gavotte-bench-") as name:
-        asyncio.run(prepare(database))
+    with tables(servers) as database, tempfile.TemporaryDirectory(prefix="gavotte-bench-") as name:
         environ = os.environ | settings(servers, database) | {"GAVOTTE_DATA": name}
         started = [
             subprocess.Popen(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from bench import kafka_agents, stops
@@ -19,8 +20,7 @@ def measure(servers: Servers, tasks: int) -> dict[str, float]:
 
 
 def _spent(servers: Servers, tasks: int, environ: dict[str, str]) -> dict[str, float]:
-    with servers.schema() as database, tempfile.TemporaryDirectory(prefix="gavotte-stops-") as name:
-        asyncio.run(kafka_agents.prepare(database))
+    with kafka_agents.tables(servers) as database, tempfile.TemporaryDirectory(prefix="gavotte-stops-") as name:
         into, where = Path(name), kafka_agents.settings(servers, database)
         costs = asyncio.run(_burst(servers, into / "data", {stops.VARIABLE: name, **where, **environ}, tasks))
         found = stops.found(into, costs["cpu_ms_per_task"])
@@ -33,4 +33,4 @@ def _spent(servers: Servers, tasks: int, environ: dict[str, str]) -> dict[str, f
 async def _burst(servers: Servers, data: Path, environ: dict[str, str], tasks: int) -> dict[str, float]:
     async with dance(data, environ) as made:
         await kafka_agents.warm_up(made)
-        return await kafka_agents.burst(servers, made, tasks)
+        return await made.burst(tasks, partial(kafka_agents.Costs, servers=servers))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 
@@ -82,8 +81,7 @@ def dbos(servers: Servers, tasks: int) -> Figures:
 
 def store(servers: Servers, tasks: int) -> Figures:
     """Our store by itself."""
-    with servers.schema() as database:
-        asyncio.run(kafka_agents.prepare(database))
+    with kafka_agents.tables(servers) as database:
         return embedded_store.measure(tasks, {"GAVOTTE_STORE__BACKEND": "postgres", "GAVOTTE_STORE__URL": database})
 
 

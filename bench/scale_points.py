@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bench.dance import BURST, Dance, dance, type_of  # noqa: E402  # the folder is no package
-from bench.kafka_agents import Costs, idle_agents, settings, warm_up  # noqa: E402  # likewise
+from bench.kafka_agents import Costs, idle_agents, settings, tables, warm_up  # noqa: E402  # likewise
 from bench.machine import description, median  # noqa: E402  # likewise
 from bench.servers import Servers  # noqa: E402  # likewise
 
@@ -87,13 +87,10 @@ async def _round(servers: Servers, data: Path, environ: dict[str, str]) -> dict[
 
 def measure() -> dict[str, Any]:
     """All rounds, on servers of their own."""
-    from state_store.postgres.migrations import migrate
-
     servers, repeats = Servers(), []
     try:
         for _ in range(ROUNDS):
-            with servers.schema() as database, tempfile.TemporaryDirectory(prefix="gavotte-bench-") as name:
-                asyncio.run(migrate(database))
+            with tables(servers) as database, tempfile.TemporaryDirectory(prefix="gavotte-bench-") as name:
                 repeats.append(asyncio.run(_round(servers, Path(name), settings(servers, database))))
         idle = idle_agents(servers)
     finally:

@@ -118,11 +118,11 @@ def _timed(function: Callable[..., Any], stop: str) -> Callable[..., Any]:
     def step_by_step(steps: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
         proceed = functools.partial(steps.send, None)
         while True:
-            try:
-                with counted():
+            with counted():
+                try:
                     awaited = proceed()
-            except StopIteration as end:
-                return end.value
+                except StopIteration as end:
+                    return end.value
             try:
                 proceed = functools.partial(steps.send, (yield awaited))
             except BaseException as error:  # it is the function's own to meet

@@ -116,17 +116,29 @@ async def test_without_the_topics_news_goes_its_own_way(tmp_path: Path) -> None:
         await fresh.close()
 
 
-async def test_what_waits_for_the_bus_alone_need_not_begin_again_to_be_detached(
-    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told, there = runtime.bus.publish, asyncio.Event()
+class Absence:
+    """The bus is away until it is `there`; `tries` has the number of messages of each call."""
 
-    async def away(messages: Sequence[Message]) -> None:
-        if not there.is_set():
+    def __init__(self, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.there, self.tries = asyncio.Event(), list[int]()
+        self._told = runtime.bus.publish
+        monkeypatch.setattr(runtime.bus, "publish", self._publish)
+
+    async def _publish(self, messages: Sequence[Message]) -> None:
+        self.tries.append(len(messages))
+        if not self.there.is_set():
             raise Unavailable("the bus is away")
-        await told(messages)
+        await self._told(messages)
 
-    monkeypatch.setattr(runtime.bus, "publish", away)
+
+@pytest.fixture
+def absence(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Absence:
+    return Absence(runtime, monkeypatch)
+
+
+async def test_what_waits_for_the_bus_alone_need_not_begin_again_to_be_detached(
+    runtime: Runtime, absence: Absence, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(runtime.store, "_news", None)  # as where the bus is elsewhere
     worker = worker_of(runtime, [])
     (recorded,) = await runtime.store.append([encoded(runtime, root(SUBMITTED))])
@@ -137,31 +149,22 @@ async def test_what_waits_for_the_bus_alone_need_not_begin_again_to_be_detached(
     await detach(worker, work)
     (row,) = await runtime.store.inbox(task_id=recorded.envelope.task_id)
     assert (row.status, row.published) == ("done", False)
-    there.set()
+    absence.there.set()
     await delivered
     assert len(await on(runtime, PLANS)) == 1
 
 
 async def test_what_waits_for_the_bus_says_so_once_for_all(
-    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    runtime: Runtime, absence: Absence, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told, there, tries = runtime.bus.publish, asyncio.Event(), list[int]()
-
-    async def away(messages: Sequence[Message]) -> None:
-        tries.append(len(messages))
-        if not there.is_set():
-            raise Unavailable("the bus is away")
-        await told(messages)
-
-    monkeypatch.setattr(runtime.bus, "publish", away)
     telling = worker_of(runtime, []).telling
     events = [(await submitted(runtime))._replace(told=False) for _ in range(3)]
     waiting = [asyncio.create_task(telling([event])) for event in events]
-    while len(tries) < 4:
+    while len(absence.tries) < 4:
         await asyncio.sleep(0)
-    there.set()
+    absence.there.set()
     await asyncio.gather(*waiting)
-    assert tries[:4] == [3, 1, 1, 1], "together, and then each by itself"
+    assert absence.tries[:4] == [3, 1, 1, 1], "together, and then each by itself"
     assert [record.getMessage() for record in caplog.records] == ["publishing waits for the bus: the bus is away"]
     assert len(await on(runtime, TASKS)) == 6, "told by the commit, and again here"
 
