@@ -117,18 +117,7 @@ def read_envelope(key: bytes | None, headers: Iterable[tuple[str, bytes]]) -> En
 
     A submission from a plain producer may leave out correlation, trace and time: they are made up from its id.
     """
-    table: dict[str, str] = {}
-    size = 0
-    for name, raw in headers:
-        size += len(name) + len(raw)
-        if size > HEADERS_BYTES_MAX:
-            raise TooLarge(f"headers exceed {HEADERS_BYTES_MAX} bytes")
-        if name in table and name.startswith("ce_"):
-            raise Undecodable(f"header {name!r} stands there twice")
-        try:
-            table[name] = raw.decode()
-        except (UnicodeDecodeError, AttributeError):
-            raise Undecodable(f"header {name!r} is not UTF-8 text") from None
+    table = _table(tuple(headers))
     if table.get("ce_specversion", "1.0") != "1.0":
         raise Undecodable(f"ce_specversion {table['ce_specversion']!r} is not 1.0")
     named = _type_named(_wanted(table, "ce_type"))
@@ -161,6 +150,29 @@ def read_envelope(key: bytes | None, headers: Iterable[tuple[str, bytes]]) -> En
         tenant=table.get("ce_tenant", "default")[:128],
         trust=_trust(table),
     )
+
+
+def _table(headers: Headers) -> dict[str, str]:
+    """Headers as text, by their names. Raises TooLarge, and Undecodable naming one that is off."""
+    try:
+        table = {name: raw.decode() for name, raw in headers}
+    except (UnicodeDecodeError, AttributeError):
+        name = next(name for name, raw in headers if not _is_text(raw))
+        raise Undecodable(f"header {name!r} is not UTF-8 text") from None
+    if sum(len(name) + len(raw) for name, raw in headers) > HEADERS_BYTES_MAX:
+        raise TooLarge(f"headers exceed {HEADERS_BYTES_MAX} bytes")
+    if len(table) < len(headers):
+        names = [name for name, _ in headers if name.startswith("ce_")]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise Undecodable(f"header {twice!r} stands there twice")
+    return table
+
+
+def _is_text(raw: object) -> bool:
+    try:
+        return isinstance(raw, bytes) and raw.decode() is not None
+    except UnicodeDecodeError:
+        return False
 
 
 def _wanted(table: Mapping[str, str], name: str) -> str:

@@ -103,7 +103,7 @@ class TaskState(BaseModel):
     submitter: str = ""
     scope: tuple[str, ...] = ()
     revisions_max: int = 3
-    budget: Budget = Field(default_factory=Budget)
+    budget: Budget = Budget()  # one for all, which is frozen: a factory would make another for each comparison
     corrections: dict[str, str] = Field(default_factory=dict)
 
     plan_id: str | None = None

@@ -14,32 +14,24 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
-import fcntl
-import os
-import shutil
-import signal
 import socket
 import ssl
 import struct
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 from xml.etree import ElementTree as ET
 
 if not __package__:  # run as a program: this folder is on the path, and its parents are not
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from deploy.local.serving import Failed, Lacking, foreground, free_port, if_free
+from deploy.local.serving import Failed, Server, fetched, foreground, free_port, if_free, java, program, run
 
 POM: Final = Path(__file__).with_name("kafka-pom.xml")
-START_SECONDS: Final = 90.0
-STOP_SECONDS: Final = 30.0
 RESOLVE_SECONDS: Final = 600.0
 USUAL_PORT: Final = 9092
 ADMIN: Final = "admin"
@@ -101,7 +93,7 @@ appender.out.layout.pattern=%d{{ISO8601}} %-5p %c{{1}} - %m%n
 """
 
 
-class Kafka:
+class Kafka(Server):
     """One broker in a folder of its own. Ports and data are kept over a restart; the folder stays the caller's.
 
     `users` (name -> password) makes every client log in with SCRAM-SHA-512 over TLS, as one of them, and switches
@@ -109,6 +101,10 @@ class Kafka:
     Clients that come through a proxy of the caller's use `front_port`: the proxy listens there and connects to
     `behind_port`.
     """
+
+    name = "broker"
+    start_seconds = 90.0
+    stop_seconds = 30.0
 
     def __init__(
         self,
@@ -121,12 +117,12 @@ class Kafka:
         port: int | None = None,
         settings: Mapping[str, str] | None = None,
     ) -> None:
+        super().__init__()
         self.folder = folder
         self.users = dict(users or {})
         if self.users and ADMIN not in self.users:
             raise Failed(f"among the users there must be one named {ADMIN}, for the broker itself")
         self.tls = tls or bool(self.users)
-        self.log = folder / "server.log"
         self.cluster_id = ""
         self.port = port or 0
         self.front_port = self.behind_port = self.controller_port = 0
@@ -135,8 +131,10 @@ class Kafka:
         self._heap_mib = heap_mib
         self._settings = dict(settings or {})
         self._jars = Path()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._watcher: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "server.log"
 
     @property
     def servers(self) -> str:
@@ -153,11 +151,6 @@ class Kafka:
         """The certificate to trust, where the broker speaks TLS."""
         return self.folder / "ca.pem" if self.tls else None
 
-    @property
-    def pid(self) -> int | None:
-        """The process of the broker, while it runs."""
-        return self._process.pid if self._process is not None else None
-
     def environment(self, user: str = ADMIN) -> dict[str, str]:
         """The GAVOTTE_* variables with which Gavotte uses this broker, as one of its users."""
         found = {"GAVOTTE_BUS__BACKEND": "kafka", "GAVOTTE_BUS__SERVERS": self.servers}
@@ -169,24 +162,14 @@ class Kafka:
 
     # -- its life -----------------------------------------------------------------------------------------------------
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
     def start(self) -> None:
         """Start, and return when the broker answers. The first start formats the folder and picks the ports."""
-        if self._process is not None:
-            raise Failed("the broker runs already")
         self._jars = jars()
         if not self.cluster_id:
             self._prepare()
         for attempt in range(3):
-            self._launch()
+            settings = str(self.folder / "server.properties")
+            self._launch(self._java("kafka.Kafka", settings, heap_mib=self._heap_mib))
             try:
                 self._wait_until_ready()
             except Failed:
@@ -200,41 +183,6 @@ class Kafka:
                 raise
             else:
                 return
-
-    def stop(self) -> None:
-        """End in good order: connections are closed, files are flushed. Does nothing when it does not run."""
-        if self._process is None:
-            return
-        self._process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(STOP_SECONDS)
-        self.kill()
-
-    def kill(self) -> None:
-        """End by SIGKILL, as a crash would. Does nothing when it does not run."""
-        if self._watcher is not None:
-            self._watcher.kill()
-            self._watcher.communicate()
-            self._watcher = None
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def restart(self) -> None:
-        """Stop in good order, and start on the same ports with the same data."""
-        self.stop()
-        self.start()
-
-    def freeze(self) -> None:
-        """Stop answering without ending, as behind a broken network; `thaw` lets it go on."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Go on after `freeze`."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGCONT)
 
     # -- Kafka's own tools --------------------------------------------------------------------------------------------
 
@@ -320,33 +268,12 @@ class Kafka:
         secret = ("-storepass", KEYSTORE_PASSWORD, "-alias", "broker")
         made = ("-keyalg", "EC", "-groupname", "secp256r1", "-validity", "3650", "-dname", "CN=localhost")
         extensions = ("-ext", "san=ip:127.0.0.1,dns:localhost", "-ext", "bc:c=ca:true")
-        _run("keytool", "-genkeypair", *store, *secret, *made, *extensions)
-        _run("keytool", "-exportcert", "-rfc", *store, *secret, "-file", str(self.folder / "ca.pem"))
+        run("keytool", "-genkeypair", *store, *secret, *made, *extensions)
+        run("keytool", "-exportcert", "-rfc", *store, *secret, "-file", str(self.folder / "ca.pem"))
 
     def _java(self, name: str, *arguments: str, heap_mib: int) -> list[str]:
         logging = f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}"
-        # a serial collector and no second compiler: one broker on a small machine starts in half the time
-        options = [f"-Xmx{heap_mib}m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", logging]
-        return [_program("java"), *options, "-cp", f"{self._jars}/*", name, *arguments]
-
-    def _launch(self) -> None:
-        command = self._java("kafka.Kafka", str(self.folder / "server.properties"), heap_mib=self._heap_mib)
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        # however this process ends, its end of the pipe closes, and the broker does not outlive it
-        watch = ["sh", "-c", 'read -r _; kill -9 "$1"', "sh", str(self._process.pid)]
-        self._watcher = subprocess.Popen(watch, stdin=subprocess.PIPE, start_new_session=True)
-
-    def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while not self._is_ready():
-            if self._process is None or self._process.poll() is not None:
-                raise Failed(f"the broker ended while starting: {self._last_words()}")
-            if time.monotonic() > deadline:
-                raise Failed(f"the broker did not answer within {START_SECONDS:g} s: {self._last_words()}")
-            time.sleep(0.05)
+        return [*java(heap_mib), logging, "-cp", f"{self._jars}/*", name, *arguments]
 
     def _is_ready(self) -> bool:
         """Ask the broker itself: a port that answers may be another's."""
@@ -360,11 +287,8 @@ class Kafka:
         except (OSError, struct.error):
             return False
 
-    def _last_words(self) -> str:
-        return self.log.read_text(errors="replace")[-3000:] if self.log.exists() else ""
 
-
-# -- jars and ports -------------------------------------------------------------------------------------------------------
+# -- its jars -------------------------------------------------------------------------------------------------------------
 
 
 def version() -> str:
@@ -377,40 +301,13 @@ def version() -> str:
 
 def jars() -> Path:
     """The folder of the broker's jars; Maven fetches them if it is not there yet, once for all processes."""
-    _program("java")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gavotte"
-    folder = cache / f"kafka-{version()}"
-    if folder.exists():
-        return folder
-    maven = _program("mvn")
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "kafka.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            fresh = Path(tempfile.mkdtemp(prefix="kafka-", dir=cache))
-            try:
-                goal = ("dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={fresh}")
-                _run(maven, "-q", "-B", "-f", str(POM), *goal, timeout_seconds=RESOLVE_SECONDS)
-                fresh.chmod(0o755)
-                fresh.rename(folder)
-            finally:
-                shutil.rmtree(fresh, ignore_errors=True)
-    return folder
+    program("java")
 
+    def fetch(folder: Path) -> None:
+        goal = ("dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={folder}")
+        run("mvn", "-q", "-B", "-f", str(POM), *goal, timeout_seconds=RESOLVE_SECONDS)
 
-def _program(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        package = "maven" if name == "mvn" else "openjdk-17-jre-headless"
-        raise Lacking(f"a Kafka broker needs {name}, which was not found (Debian, Ubuntu: apt-get install {package})")
-    return found
-
-
-def _run(*command: str, timeout_seconds: float = 60.0) -> None:
-    program = _program(command[0])
-    done = subprocess.run([program, *command[1:]], capture_output=True, text=True, timeout=timeout_seconds, check=False)
-    if done.returncode != 0:
-        raise Failed(f"{command[0]} ended with {done.returncode}: {(done.stdout + done.stderr)[-3000:]}")
+    return fetched(f"kafka-{version()}", fetch)
 
 
 def _new_cluster_id() -> str:

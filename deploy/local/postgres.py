@@ -25,19 +25,17 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 if not __package__:  # run as a program: this folder is on the path, and its parents are not
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from deploy.local.serving import Failed, Lacking, foreground, free_port, if_free
+from deploy.local.serving import Failed, Lacking, Server, foreground, free_port, if_free
 
 HOMES: Final = "/usr/lib/postgresql"
 """Where Debian keeps the programs of each version, out of PATH."""
 VERSION_MIN: Final = 15
 START_SECONDS: Final = 60.0
-STOP_SECONDS: Final = 30.0
 USUAL_PORT: Final = 5432
 SUPERUSER: Final = "postgres"
 OWNER: Final = "gavotte"
@@ -52,13 +50,19 @@ for _ in 1 2 3 4 5 6 7 8 9; do kill -0 "$1" 2>/dev/null || break; sleep 0.5; don
 """
 
 
-class Postgres:
+class Postgres(Server):
     """One server. Port, passwords and data are kept over a restart.
 
     `folder` takes the data and stays the caller's; without one there is a folder until `stop`. `durable=False` trades
     safety at power loss for speed. `settings` are further lines for postgresql.conf. The database `gavotte` belongs to
     the role `gavotte`, which may make other roles; `postgres` is the superuser.
     """
+
+    name = "server"
+    start_seconds = START_SECONDS
+    stop_seconds = 30.0
+    stop_signal = signal.SIGINT
+    look_seconds = 0.02
 
     def __init__(
         self,
@@ -68,14 +72,13 @@ class Postgres:
         port: int | None = None,
         settings: Mapping[str, str] | None = None,
     ) -> None:
+        super().__init__()
         self._given = folder
         self._folder = folder
         self._settings = {**({} if durable else IN_HASTE), **(settings or {})}
         self._port = port
         self.port = port or 0
         self.passwords: dict[str, str] = {}
-        self._process: subprocess.Popen[bytes] | None = None
-        self._watcher: subprocess.Popen[bytes] | None = None
 
     @property
     def folder(self) -> Path:
@@ -97,30 +100,14 @@ class Postgres:
         """The same as another user, in another database; the passwords of `postgres` and `gavotte` are known here."""
         return f"postgresql://{user}:{password or self.passwords[user]}@127.0.0.1:{self.port}/{database}"
 
-    @property
-    def pid(self) -> int | None:
-        """The first process of the server, while it runs."""
-        return self._process.pid if self._process is not None else None
-
     def environment(self) -> dict[str, str]:
         """The GAVOTTE_* variables with which Gavotte uses this server."""
         return {"GAVOTTE_STORE__BACKEND": "postgres", "GAVOTTE_STORE__URL": self.url}
 
     # -- its life -----------------------------------------------------------------------------------------------------
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def start(self) -> None:
         """Start, and return when it answers. The first start makes the folder, the roles and the database."""
-        if self._process is not None:
-            raise Failed("the server runs already")
         program("postgres")
         first = not self.passwords
         if first:
@@ -132,55 +119,12 @@ class Postgres:
         if first:
             self._make_database()
 
-    def stop(self) -> None:
-        """End in good order: open transactions are rolled back, all is flushed. Does nothing when it does not run."""
-        if self._process is None:
-            return
-        self._process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(STOP_SECONDS)
-        self.kill()
-
-    def kill(self) -> None:
-        """End all its processes by SIGKILL, as a crash would. Does nothing when it does not run."""
-        if self._watcher is not None:
-            self._watcher.kill()
-            self._watcher.communicate()
-            self._watcher = None
-        if self._process is not None:
-            members = _children(self._process.pid)
-            self._process.kill()
-            for member in members:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(member, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-    def restart(self) -> None:
-        """Stop in good order, and start on the same port with the same data."""
-        self.stop()
-        self.start()
-
     def close(self) -> None:
         """Stop, and remove the folder where it was not the caller's."""
         self.stop()
         if self._given is None and self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder, self.passwords = None, {}
-
-    def freeze(self) -> None:
-        """Stop answering without ending, as behind a broken network; `thaw` lets it go on."""
-        self._signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Go on after `freeze`."""
-        self._signal(signal.SIGCONT)
-
-    def _signal(self, number: int) -> None:
-        if self._process is not None:
-            for member in (self._process.pid, *_children(self._process.pid)):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(member, number)
 
     # -- its own tools ------------------------------------------------------------------------------------------------
 
@@ -238,7 +182,8 @@ class Postgres:
 
     def _try_to_start(self, deadline: float) -> bool:
         """One attempt. After a crash the dead server's memory may be held for a moment: then there is another."""
-        self._launch()
+        own = "" if self._given else str(self.folder)  # which does not outlive this process either
+        self._launch([program("postgres"), "-D", str(self.folder / "data")], WATCH, own, cwd="/", **_other_user())
         try:
             self._wait_until_ready(deadline)
         except Failed:
@@ -254,40 +199,12 @@ class Postgres:
             raise
         return True
 
-    def _wait_until_ready(self, deadline: float) -> None:
-        while not self._is_ready():
-            if self._process is None or self._process.poll() is not None:
-                raise Failed(f"the server ended while starting: {self._last_words()}")
-            if time.monotonic() > deadline:
-                raise Failed(f"the server did not answer within {START_SECONDS:g} s: {self._last_words()}")
-            time.sleep(0.02)
-
-    def _launch(self) -> None:
-        command = [program("postgres"), "-D", str(self.folder / "data")]
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                cwd="/",
-                **_other_user(),
-            )
-        # however this process ends, its end of the pipe closes, and neither server nor its own folder outlives it
-        own = "" if self._given else str(self.folder)
-        watch = ["sh", "-c", WATCH, "sh", str(self._process.pid), own]
-        self._watcher = subprocess.Popen(watch, stdin=subprocess.PIPE, start_new_session=True)
-
     def _is_ready(self) -> bool:
         """By the file that it keeps: its line 8 says how it stands, line 4 on which port."""
         with contextlib.suppress(OSError):
             lines = (self.folder / "data" / "postmaster.pid").read_text().splitlines()
             return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
         return False
-
-    def _last_words(self) -> str:
-        return self.log.read_text(errors="replace")[-3000:] if self.log.exists() else ""
 
 
 def program(name: str) -> str:
@@ -333,12 +250,6 @@ def _reachable(folder: Path) -> None:
     for parent in folder.resolve().parents:
         if not parent.stat().st_mode & 0o001:
             raise Failed(f"{parent} is closed to the user {_server_user().pw_name}: choose a folder elsewhere")
-
-
-def _children(pid: int) -> list[int]:
-    with contextlib.suppress(OSError):
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
 
 
 # -- in the foreground -----------------------------------------------------------------------------------------------------

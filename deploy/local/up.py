@@ -19,7 +19,7 @@ from typing import Final
 if not __package__:  # run as a program: this folder is on the path, and its parents are not
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from deploy.local.serving import LACKING
+from deploy.local.serving import LACKING, end_when_told
 
 SERVERS: Final = ("kafka", "postgres", "registry")
 """Each is a program beside this one that runs until it is told to end."""
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = asked.servers or list(SERVERS)
     if unknown := sorted(set(names) - set(SERVERS)):
         parser.error(f"no such server: {', '.join(unknown)}; there are {', '.join(SERVERS)}")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    end_when_told()
     if asked.while_read:
         threading.Thread(target=_end_with_input, daemon=True).start()
     programs = [Path(__file__).with_name(f"{name}.py") for name in names]
@@ -47,8 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if None not in codes:
                 return LACKING
             time.sleep(0.2)
-    except KeyboardInterrupt:
-        return 0
     finally:
         for process in running:
             process.terminate()

@@ -120,7 +120,7 @@ async def test_restarts_and_a_crash_of_the_broker_lose_nothing_and_keep_the_orde
 
 
 async def test_every_call_ends_while_the_broker_is_frozen(broker: Kafka, clients: Clients) -> None:
-    bus = clients(patience=Patience(request=1.5, session=4.0, heartbeat=0.2))
+    bus = clients(patience=Patience(request=1.5, session=4.0, heartbeat=0.2, rebalance=10.0))
     await bus.publish(numbered("t", 8))
     member = Member("m")
     subscription = await member.join(bus)

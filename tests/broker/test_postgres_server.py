@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -51,3 +54,25 @@ def test_in_the_foreground_it_prints_the_settings_and_ends_with_its_parent(postg
     while subprocess.run(asked, capture_output=True, check=False).returncode == 0:
         assert time.monotonic() < deadline, "the server outlives the one who started it"
         time.sleep(0.05)
+
+
+def test_impatience_at_the_end_changes_nothing(postgres: Postgres, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "deploy" / "local" / "up.py"), "postgres"]
+    said = tmp_path / "said"
+    with said.open("w") as stderr:
+        running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True)
+    assert running.stdout is not None
+    running.stdout.readline()
+    url = running.stdout.readline().removeprefix("GAVOTTE_STORE__URL=").strip()
+    deadline = time.monotonic() + 30
+    while "Ctrl-C" not in said.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    while running.poll() is None:  # Ctrl-C reaches all programs of a terminal, and somebody holds it down
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGINT)
+        time.sleep(0.02)
+    running.stdout.close()
+    assert (running.returncode, "Traceback" in said.read_text()) == (0, False), said.read_text()
+    gone = [program("psql"), "-XAtqc", "SELECT 1", url]
+    assert subprocess.run(gone, capture_output=True, check=False).returncode != 0

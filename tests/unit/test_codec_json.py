@@ -105,3 +105,14 @@ def test_identity_that_is_said_twice_or_in_a_circle_is_refused() -> None:
     with pytest.raises(Undecodable, match="names itself as its cause"):
         read_envelope(TASK.encode(), (*sent, ("ce_causationid", event_id)))
     assert read_envelope(TASK.encode(), (*sent, ("x-twice", b"a"), ("x-twice", b"b"))).id == event_id.decode()
+
+
+@pytest.mark.parametrize("raw", [b"\xff\xfe", None])
+def test_a_header_that_is_no_text_is_named(raw: bytes | None) -> None:
+    with pytest.raises(Undecodable, match="'x-odd' is not UTF-8 text"):
+        read_envelope(TASK.encode(), (*headers(), ("x-odd", raw)))  # type: ignore[arg-type]  # as a plain client may give it
+
+
+def test_headers_that_are_too_large_are_refused() -> None:
+    with pytest.raises(TooLarge, match="headers exceed 16384 bytes"):
+        read_envelope(TASK.encode(), (*headers(), *((f"x-{number}", b"a" * 1000) for number in range(17))))
