@@ -189,7 +189,7 @@ class Runner:
         if type_ is not None and type_ not in self.agent.consumes:
             return None
         if self._is_careful(record):
-            return Work(record.key, record, careful=True, alone=self._one_at_a_time)
+            return Work(record.key, record, alone=self._one_at_a_time)
         return Work(record.key, record)
 
     def _pause(self, subscription: Subscription) -> None:

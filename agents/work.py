@@ -21,16 +21,14 @@ class Work:
 
     `killed_by` says why a kill covers the task: then all that is left to do is to end it.
 
-    `careful` marks a record of a partition whose last holder died: its start is durable before its bytes are decoded,
-    and each attempt at it is made inside `alone`, where it has one. `foreseen` is what stops 2 and 3 found for many at once, until it is
-    used. `idling` is set between attempts: nothing is lost by ending it there. `recorded` is set once what came of it is in the
-    store, and only the bus is still to hear of it.
+    `alone` is set for a record of a partition whose last holder died: each attempt at it is made inside. `foreseen` is what
+    stops 2 and 3 found for many at once, until it is used. `idling` is set between attempts: nothing is lost by ending it
+    there. `recorded` is set once what came of it is in the store, and only the bus is still to hear of it.
     """
 
     key: bytes
     record: Record | None = None
     due: Due | None = None
-    careful: bool = False
     alone: AbstractAsyncContextManager[object] | None = None
     idling: bool = False
     recorded: bool = False
@@ -42,6 +40,11 @@ class Work:
     killed_by: str = ""
     thinking: asyncio.Task[Any] | None = None
     stopped_by: GavotteError | None = None
+
+    @property
+    def careful(self) -> bool:
+        """Whether its start is to be durable before its bytes are decoded: whoever had it before may have died of it."""
+        return self.alone is not None
 
     @property
     def inbox_id(self) -> str | None:
@@ -56,7 +59,7 @@ class Work:
 
     def fresh(self) -> Work:
         """The same thing to deliver once more."""
-        return Work(self.key, self.record, self.due, self.careful, self.alone)
+        return Work(self.key, self.record, self.due, self.alone)
 
     def delivery(self, role: str, envelope: Envelope, claim: Claim, holder: str) -> Delivery:
         """The inbox key of this work and what its handling is based on."""
