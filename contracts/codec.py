@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -162,17 +163,18 @@ def _table(headers: Headers) -> dict[str, str]:
     if sum(len(name) + len(raw) for name, raw in headers) > HEADERS_BYTES_MAX:
         raise TooLarge(f"headers exceed {HEADERS_BYTES_MAX} bytes")
     if len(table) < len(headers):
-        names = [name for name, _ in headers if name.startswith("ce_")]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise Undecodable(f"header {twice!r} stands there twice")
+        for name, count in Counter(name for name, _ in headers).items():
+            if count > 1 and name.startswith("ce_"):
+                raise Undecodable(f"header {name!r} stands there twice")
     return table
 
 
 def _is_text(raw: object) -> bool:
     try:
-        return isinstance(raw, bytes) and raw.decode() is not None
-    except UnicodeDecodeError:
+        str(raw, "utf-8")  # type: ignore[call-overload]  # whatever it is, that is the question
+    except (UnicodeDecodeError, TypeError):
         return False
+    return True
 
 
 def _wanted(table: Mapping[str, str], name: str) -> str:

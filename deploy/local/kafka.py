@@ -29,10 +29,9 @@ from xml.etree import ElementTree as ET
 if not __package__:  # run as a program: this folder is on the path, and its parents are not
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from deploy.local.serving import Failed, Server, fetched, foreground, free_port, if_free, java, program, run
+from deploy.local.serving import Failed, Server, fetched, foreground, free_port, if_free, java, maven, program, run
 
 POM: Final = Path(__file__).with_name("kafka-pom.xml")
-RESOLVE_SECONDS: Final = 600.0
 USUAL_PORT: Final = 9092
 ADMIN: Final = "admin"
 KEYSTORE_PASSWORD: Final = "local-broker"  # noqa: S105  # of a certificate that lives as long as the folder
@@ -174,13 +173,9 @@ class Kafka(Server):
                 self._wait_until_ready()
             except Failed:
                 taken = "Address already in use" in self._last_words()
-                self.kill()
                 if attempt == 2 or not taken or self._fixed_port is not None:
                     raise
                 self._write_settings()
-            except BaseException:
-                self.kill()
-                raise
             else:
                 return
 
@@ -304,8 +299,7 @@ def jars() -> Path:
     program("java")
 
     def fetch(folder: Path) -> None:
-        goal = ("dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={folder}")
-        run("mvn", "-q", "-B", "-f", str(POM), *goal, timeout_seconds=RESOLVE_SECONDS)
+        maven("-f", str(POM), "dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={folder}")
 
     return fetched(f"kafka-{version()}", fetch)
 

@@ -187,16 +187,12 @@ class Postgres(Server):
         try:
             self._wait_until_ready(deadline)
         except Failed:
-            self.kill()
             words = self._last_words()
             busy = "could not bind" in words and self._port is None
             if time.monotonic() > deadline or not (busy or "still in use" in words or "lock file" in words):
                 raise
             time.sleep(0.1)
             return False
-        except BaseException:
-            self.kill()
-            raise
         return True
 
     def _is_ready(self) -> bool:

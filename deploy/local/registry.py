@@ -22,14 +22,24 @@ from typing import Final
 if not __package__:  # run as a program: this folder is on the path, and its parents are not
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from deploy.local.serving import Server, fetched, foreground, free_port, if_free, java, program, run
+from deploy.local.serving import (
+    RESOLVE_SECONDS,
+    Server,
+    fetched,
+    foreground,
+    free_port,
+    if_free,
+    java,
+    maven,
+    program,
+    run,
+)
 
 VERSION: Final = "3.0.9"
 """The last release that runs on Java 17."""
 ARTIFACT: Final = f"io.apicurio:apicurio-registry-app:{VERSION}:tar.gz:all"
 RUNNER: Final = f"apicurio-registry-app-{VERSION}-runner.jar"
 API: Final = "/apis/ccompat/v7"
-RESOLVE_SECONDS: Final = 600.0
 USUAL_PORT: Final = 8081
 
 
@@ -67,11 +77,7 @@ class Registry(Server):
         served = ["-Dquarkus.http.host=127.0.0.1", f"-Dquarkus.http.port={self.port}"]
         kept = ["-Dapicurio.storage.kind=sql", "-Dapicurio.storage.sql.kind=h2"]
         self._launch([*java(self._heap_mib), *served, *kept, "-jar", str(jar)], cwd=self.folder)
-        try:
-            self._wait_until_ready()
-        except BaseException:
-            self.kill()
-            raise
+        self._wait_until_ready()
 
     def _is_ready(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
@@ -92,11 +98,10 @@ def unpacked() -> Path:
     program("java")
 
     def fetch(folder: Path) -> None:
-        maven = ("mvn", "-q", "-B")
-        run(*maven, "dependency:get", f"-Dartifact={ARTIFACT}", "-Dtransitive=false", timeout_seconds=RESOLVE_SECONDS)
-        run(*maven, "dependency:copy", f"-Dartifact={ARTIFACT}", f"-DoutputDirectory={folder}")
+        maven("dependency:get", f"-Dartifact={ARTIFACT}", "-Dtransitive=false")
+        maven("dependency:copy", f"-Dartifact={ARTIFACT}", f"-DoutputDirectory={folder}")
         archive = next(folder.glob("*.tar.gz"))
-        run("tar", "-xzf", str(archive), "-C", str(folder))
+        run("tar", "-xzf", str(archive), "-C", str(folder), timeout_seconds=RESOLVE_SECONDS)
         archive.unlink()
 
     return fetched(f"registry-{VERSION}", fetch)

@@ -23,8 +23,8 @@ PORTS: Final = (15_000, 30_000)
 """Below the ephemeral ports: nothing else takes a port while its server restarts, and no client meets itself there."""
 LACKING: Final = 3
 """The exit code where this machine lacks the program; `up.py` passes over it."""
-
-
+RESOLVE_SECONDS: Final = 600.0
+"""How long a program of others may take to come here and be unpacked."""
 WATCH: Final = 'read -r _; kill -9 "$1"'
 """For a shell: however the process at the other end of its input ends, the server does not outlive it."""
 
@@ -143,13 +143,18 @@ class Server(ABC):
         self._watcher = subprocess.Popen(watch, stdin=subprocess.PIPE, start_new_session=True)
 
     def _wait_until_ready(self, deadline: float | None = None) -> None:
+        """Wait for the first answer; whatever comes in between ends the process, and is raised."""
         deadline = deadline or time.monotonic() + self.start_seconds
-        while not self._is_ready():
-            if self._process is None or self._process.poll() is not None:
-                raise Failed(f"the {self.name} ended while starting: {self._last_words()}")
-            if time.monotonic() > deadline:
-                raise Failed(f"the {self.name} did not answer within {self.start_seconds:g} s: {self._last_words()}")
-            time.sleep(self.look_seconds)
+        with contextlib.ExitStack() as unless_ready:
+            unless_ready.callback(self.kill)
+            while not self._is_ready():
+                if self._process is None or self._process.poll() is not None:
+                    raise Failed(f"the {self.name} ended while starting: {self._last_words()}")
+                if time.monotonic() > deadline:
+                    words = self._last_words()
+                    raise Failed(f"the {self.name} did not answer within {self.start_seconds:g} s: {words}")
+                time.sleep(self.look_seconds)
+            unless_ready.pop_all()
 
     def _last_words(self) -> str:
         return self.log.read_text(errors="replace")[-3000:] if self.log.exists() else ""
@@ -197,6 +202,11 @@ def run(name: str, *arguments: str, timeout_seconds: float = 60.0) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_seconds, check=False)
     if done.returncode != 0:
         raise Failed(f"{name} ended with {done.returncode}: {(done.stdout + done.stderr)[-3000:]}")
+
+
+def maven(*goal: str) -> None:
+    """Have Maven fetch something; raises likewise."""
+    run("mvn", "-q", "-B", *goal, timeout_seconds=RESOLVE_SECONDS)
 
 
 def fetched(name: str, fetch: Callable[[Path], None]) -> Path:
