@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from pathlib import Path
 from typing import Any
@@ -28,3 +29,11 @@ def client(broker: Kafka, user: str = ADMIN, **settings: Any) -> KafkaBus:
 def secured(folder: Path) -> Kafka:
     """A broker on which everybody logs in and nobody may do anything without a grant."""
     return Kafka(folder, users=PASSWORDS)
+
+
+async def hung_up() -> None:
+    """Return once this loop has no connection left: aiokafka does not wait for the end of one over TLS that was refused."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(10):
+        while len(loop._selector.get_map()) > 1:  # type: ignore[attr-defined]  # the loop's own
+            await asyncio.sleep(0.01)

@@ -24,7 +24,7 @@ from bus.port import Consumer, Message, Record
 from contracts.errors import GavotteError, Refused, TooLarge, Unavailable
 from deploy.local.kafka import Kafka
 from deploy.local.serving import free_port
-from tests.broker.kafka_nodes import client
+from tests.broker.kafka_nodes import client, hung_up
 
 SHORT = Patience(request=4.0)
 ROOT = Path(__file__).parents[2]
@@ -45,6 +45,7 @@ async def fault(broker: Kafka, **settings: Any) -> GavotteError:
             await bus.ensure_topics(["t"])
     finally:
         await bus.close()
+        await hung_up()
     return told.value
 
 
