@@ -71,7 +71,9 @@ class Membership:
         self._upset = asyncio.Event()
         self._void = False
         """The group thinks that we hold nothing: what we hold is to be let go, and is not ours to commit."""
-        self._joining = False
+        self._settled = asyncio.Event()
+        """No round is under way."""
+        self._settled.set()
         self._left = False
         self._heard_at = self._polled_at = asyncio.get_running_loop().time()
         self._tasks: list[asyncio.Task[None]] = []
@@ -98,10 +100,15 @@ class Membership:
         self._polled_at = asyncio.get_running_loop().time()
 
     async def close(self) -> None:
-        """Let everything go and leave, so that others take over at once."""
+        """Let everything go and leave, so that others take over at once.
+
+        A round that is broken off would have begun a generation in which we could commit nothing, so it is waited for.
+        """
         if self._left:
             return
         self._left = True
+        if self.held:
+            await _happens(self._settled, self._cluster.patience.session)
         await ended(self._tasks)
         await self._lose(self.held)
         await self._leave()
@@ -143,6 +150,8 @@ class Membership:
                 return
             code = codes.pop()
             if code in {Code.REBALANCING, Code.ILLEGAL_GENERATION} and not self._joined.is_set():
+                if self._left:
+                    raise Unavailable(f"group {self.group} went on without {self._name}, which leaves")
                 await self._joined.wait()
                 continue
             try:
@@ -158,7 +167,7 @@ class Membership:
     async def _keep(self) -> None:
         """Join whenever something changed, and take and give up what that changes."""
         pause_seconds = PAUSE_SECONDS
-        while True:
+        while not self._left:
             self._upset.clear()
             if self._void:
                 await self._lose(self.held)
@@ -171,14 +180,14 @@ class Membership:
                 await asyncio.sleep(pause_seconds)
                 pause_seconds = min(2 * pause_seconds, PAUSE_SECONDS_MAX)
                 continue
-            if share is not None:
+            if share is not None and not self._left:
                 pause_seconds = PAUSE_SECONDS
                 await self._settle(share)
                 await self._upset.wait()
 
     async def _round(self) -> Parts | None:
         """Join and be given a share; None if it is to be tried again."""
-        self._joining = True
+        self._settled.clear()
         self._joined.clear()
         try:
             patience = self._cluster.patience
@@ -196,11 +205,11 @@ class Membership:
             if synced["error"]:
                 self._heed(synced["error"])
                 return None
+            self._generation = generation
+            self._heard_at = asyncio.get_running_loop().time()
+            self._joined.set()
         finally:
-            self._joining = False
-        self._generation = generation
-        self._heard_at = asyncio.get_running_loop().time()
-        self._joined.set()
+            self._settled.set()
         return unpacked_share(synced["assignment"])
 
     def _shared_out(self, joined: dict[str, Any]) -> list[tuple[str, bytes]]:
@@ -283,7 +292,7 @@ class Membership:
                 except (Retryable, TimeoutError) as error:
                     log.warning("group %s does not hear that %s lives: %s", self.group, self._name, error)
             silent_seconds = asyncio.get_running_loop().time() - self._heard_at
-            if self.held and not self._joining and silent_seconds > patience.session:
+            if self.held and self._settled.is_set() and silent_seconds > patience.session:
                 self._forfeit()
             if self._is_idle():
                 self._upset.set()

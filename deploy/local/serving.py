@@ -216,7 +216,7 @@ def fetched(name: str, fetch: Callable[[Path], None]) -> Path:
     if folder.exists():
         return folder
     cache.mkdir(parents=True, exist_ok=True)
-    with (cache / f"{name}.lock").open("w") as lock:
+    with (cache / "fetching.lock").open("w") as lock:  # one at a time: Maven's own store is not made for two
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
             fresh = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=cache))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import shutil
 import socket
 import socketserver
@@ -31,12 +29,13 @@ from contracts.registry import CommittedIds
 from contracts.wire_ids import RegistryIds
 from deploy.local.kafka import Kafka
 from deploy.local.registry import Registry
+from deploy.local.serving import Lacking, fetched, maven, program
 from tests.acceptance.commands import PATIENCE_SECONDS, Person, git, repository, until
 from tests.broker import interop_page
 from tests.conftest import lacking
 
 GROUPS = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
-AVRO_TOOLS = "org.apache.avro:avro-tools:1.12.2"
+AVRO_TOOLS_VERSION = "1.12.2"
 TASKS = "gavotte.tasks.events.v1"
 PLANNING = "gavotte.planning.events.v1"
 
@@ -173,16 +172,17 @@ def registered(site: Site) -> int:
 @pytest.fixture(scope="session")
 def avro_tools() -> Path:
     """Java's Avro, fetched once for all runs."""
-    if shutil.which("java") is None or shutil.which("mvn") is None:
-        lacking("java and mvn are needed to read Avro by Java")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gavotte" / "avro-tools"
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not list(cache.glob("*.jar")):
-            fetch = ["mvn", "-q", "-B", "dependency:copy", f"-Dartifact={AVRO_TOOLS}", f"-DoutputDirectory={cache}"]
-            subprocess.run(fetch, check=True, capture_output=True, timeout=300)
-    return next(cache.glob("*.jar"))
+    try:
+        program("java")
+        return next(fetched(f"avro-tools-{AVRO_TOOLS_VERSION}", copy_avro_tools).glob("*.jar"))
+    except Lacking as error:
+        lacking(error)
+
+
+def copy_avro_tools(folder: Path) -> None:
+    maven(
+        "dependency:copy", f"-Dartifact=org.apache.avro:avro-tools:{AVRO_TOOLS_VERSION}", f"-DoutputDirectory={folder}"
+    )
 
 
 async def test_our_events_are_read_by_javas_avro_through_the_registry(

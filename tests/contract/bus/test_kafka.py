@@ -22,10 +22,12 @@ from bus.kafka.fetching import Fetching
 from bus.kafka.link import Link
 from bus.kafka.publisher import Publisher
 from bus.kafka.reader import Reader
+from bus.kafka.wire import SYNC_GROUP, Api
+from bus.port import Consumer
 from deploy.local.kafka import Kafka
-from tests.contract.bus.kafka import QUICK, KafkaCluster
+from tests.contract.bus.kafka import QUICK, KafkaCluster, kafka_bus
 from tests.contract.bus.processes import ProcessCluster
-from tests.contract.bus.suite import BusSuite
+from tests.contract.bus.suite import BusSuite, collect, numbered
 
 
 @pytest.fixture
@@ -92,6 +94,39 @@ async def test_who_is_cancelled_while_it_connects_leaves_nothing_open(kafka: Kaf
         del task, fetching, publisher, reader, link, openings
         gc.collect()
     assert [str(one.message) for one in warned] == []
+
+
+async def test_who_leaves_while_the_group_shares_out_commits_what_it_did(kafka: Kafka, prefix: str) -> None:
+    """As in a rolling restart: others come and go while this one ends."""
+    here, there = (kafka_bus(kafka.servers, prefix) for _ in range(2))
+    await here.ensure_topics(["in"])
+    await here.publish(numbered("in", 20))
+    done: dict[tuple[str, int], int] = {}
+
+    async def acknowledge(parts: frozenset[int]) -> None:
+        await leaving.commit({place: offset for place, offset in done.items() if place[1] in parts})
+
+    leaving = await here.subscribe(Consumer("g", "leaving", ("in",), on_lost=acknowledge))
+    for record in await collect(leaving, 20):
+        done[record.topic, record.partition] = record.offset + 1
+    asked, go, ask = asyncio.Event(), asyncio.Event(), Link.ask
+
+    async def slowly(self: Link, api: Api, *values: Any, **options: Any) -> dict[str, Any]:
+        if api is SYNC_GROUP and "leaving" in values:
+            asked.set()
+            await go.wait()
+        return await ask(self, api, *values, **options)
+
+    with mock.patch.object(Link, "ask", slowly):
+        await there.subscribe(Consumer("g", "staying", ("in",)))
+        await asked.wait()
+        closing = asyncio.create_task(leaving.close())
+        await asyncio.sleep(0)
+        go.set()
+        await closing
+    assert sum(each.behind for each in await there.lag("g", ["in"])) == 0
+    await here.close()
+    await there.close()
 
 
 class TestKafkaBusBetweenProcesses:
