@@ -19,8 +19,8 @@ dev: ## the same, with the tools of the tests
 demo: setup ## watch four processes fix, review and deploy a bundled sample
 	@$(BIN)/gavotte demo
 
-test: lint ## every check and every test, on up to four cores
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
+test: lint ## every check and every test
+	$(BIN)/python -m pytest
 
 lint: dev ## style, types and the rules between rooms
 	$(BIN)/ruff check .
