@@ -71,9 +71,9 @@ class Membership:
         self._upset = asyncio.Event()
         self._void = False
         """The group thinks that we hold nothing: what we hold is to be let go, and is not ours to commit."""
-        self._settled = asyncio.Event()
+        self._round_over = asyncio.Event()
         """No round is under way."""
-        self._settled.set()
+        self._round_over.set()
         self._left = False
         self._heard_at = self._polled_at = asyncio.get_running_loop().time()
         self._tasks: list[asyncio.Task[None]] = []
@@ -108,7 +108,7 @@ class Membership:
             return
         self._left = True
         if self.held:
-            await _happens(self._settled, self._cluster.patience.session)
+            await _happens(self._round_over, self._cluster.patience.session)
         await ended(self._tasks)
         await self._lose(self.held)
         await self._leave()
@@ -187,7 +187,7 @@ class Membership:
 
     async def _round(self) -> Parts | None:
         """Join and be given a share; None if it is to be tried again."""
-        self._settled.clear()
+        self._round_over.clear()
         self._joined.clear()
         try:
             patience = self._cluster.patience
@@ -209,7 +209,7 @@ class Membership:
             self._heard_at = asyncio.get_running_loop().time()
             self._joined.set()
         finally:
-            self._settled.set()
+            self._round_over.set()
         return unpacked_share(synced["assignment"])
 
     def _shared_out(self, joined: dict[str, Any]) -> list[tuple[str, bytes]]:
@@ -292,7 +292,7 @@ class Membership:
                 except (Retryable, TimeoutError) as error:
                     log.warning("group %s does not hear that %s lives: %s", self.group, self._name, error)
             silent_seconds = asyncio.get_running_loop().time() - self._heard_at
-            if self.held and self._settled.is_set() and silent_seconds > patience.session:
+            if self.held and self._round_over.is_set() and silent_seconds > patience.session:
                 self._forfeit()
             if self._is_idle():
                 self._upset.set()
