@@ -14,7 +14,7 @@ from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from bus.kafka import faults
 from bus.kafka.cluster import Cluster
 from bus.kafka.wire import Api, Request
-from contracts.errors import Refused
+from contracts.errors import Refused, Unavailable
 
 T = TypeVar("T")
 
@@ -131,6 +131,11 @@ class Link:
                 except BaseException:
                     await dropped(client.close())
                     raise
+                if (
+                    not client.cluster.brokers()
+                ):  # it is just coming up; the client takes such an answer for a mistake of ours
+                    await dropped(client.close())
+                    raise Unavailable(f"Kafka at {self.cluster.servers} knows of no broker yet", hint="is it starting?")
                 self._client = client
             return self._client
 

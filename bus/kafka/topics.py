@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,6 +20,8 @@ TOPIC: Final = 2
 OVERHEAD_BYTES: Final = 1024
 """Of a batch with one record."""
 FOR_EVER: Final = "-1"
+SEEN_SECONDS: Final = 10.0
+SEEN_PAUSE_SECONDS: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,20 @@ async def create(link: Link, topics: Iterable[str]) -> list[str]:
             made.append(name[len(cluster.prefix) :])
         elif code != EXISTS:
             raise faults.of_code(code, cluster, f"making the topic {name}", message)
+    if made:
+        await _seen(link, made)
     return made
+
+
+async def _seen(link: Link, topics: Sequence[str]) -> None:
+    """Wait until a broker tells of what the controller has made, for a while: whoever looks then says what is missing."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SEEN_SECONDS):
+            while True:
+                metadata = await link.metadata("the list of topics")
+                if all(metadata.partitions_for_topic(link.cluster.named(topic)) for topic in topics):
+                    return
+                await asyncio.sleep(SEEN_PAUSE_SECONDS)
 
 
 async def check(link: Link, topics: Sequence[str]) -> list[Fault]:

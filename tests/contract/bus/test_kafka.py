@@ -13,6 +13,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.protocol.metadata import MetadataRequest
 
@@ -22,8 +23,10 @@ from bus.kafka.fetching import Fetching
 from bus.kafka.link import Link
 from bus.kafka.publisher import Publisher
 from bus.kafka.reader import Reader
-from bus.kafka.wire import SYNC_GROUP, Api
+from bus.kafka.topics import check, create
+from bus.kafka.wire import OFFSET_FETCH, SYNC_GROUP, Api
 from bus.port import Consumer
+from contracts.errors import Unavailable
 from deploy.local.kafka import Kafka
 from tests.contract.bus.kafka import QUICK, KafkaCluster, kafka_bus
 from tests.contract.bus.processes import ProcessCluster
@@ -94,6 +97,31 @@ async def test_who_is_cancelled_while_it_connects_leaves_nothing_open(kafka: Kaf
         del task, fetching, publisher, reader, link, openings
         gc.collect()
     assert [str(one.message) for one in warned] == []
+
+
+async def test_a_broker_that_is_coming_up_and_knows_of_none_is_asked_again(kafka: Kafka, prefix: str) -> None:
+    link = Link(Cluster(kafka.servers, patience=QUICK))
+    ask = partial(link.ask, OFFSET_FETCH, f"{prefix}g", [], doing="group g", group=f"{prefix}g")
+    with (
+        mock.patch.object(AIOKafkaClient, "bootstrap", mock.AsyncMock()),
+        pytest.raises(Unavailable, match="no broker yet"),
+    ):
+        await ask()
+    assert (await ask())["error"] == 0
+    await link.drop()
+
+
+async def test_topics_that_were_made_are_there_for_whoever_looks_next(kafka: Kafka, prefix: str) -> None:
+    link = Link(Cluster(kafka.servers, prefix=prefix, patience=QUICK, replication=1))
+    late, metadata = [await link.metadata("topics")], Link.metadata
+
+    async def told(self: Link, doing: str) -> Any:
+        return late.pop() if late else await metadata(self, doing)
+
+    with mock.patch.object(Link, "metadata", told):
+        assert await create(link, ["t"]) == ["t"]
+        assert await check(link, ["t"]) == []
+    await link.drop()
 
 
 async def test_who_leaves_while_the_group_shares_out_commits_what_it_did(kafka: Kafka, prefix: str) -> None:
