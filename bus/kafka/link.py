@@ -124,20 +124,21 @@ class Link:
             if self._client is None:
                 client = AIOKafkaClient(**arguments(self.cluster, request_seconds=self._longest))
                 try:
-                    await begun(self.cluster.patience.request, client.bootstrap())
+                    await self._introduce(client)
                 except (errors.KafkaError, OSError) as error:
                     await dropped(client.close())
                     raise faults.explained(error, self.cluster, "a connection") from error
                 except BaseException:
                     await dropped(client.close())
                     raise
-                if (
-                    not client.cluster.brokers()
-                ):  # it is just coming up; the client takes such an answer for a mistake of ours
-                    await dropped(client.close())
-                    raise Unavailable(f"Kafka at {self.cluster.servers} knows of no broker yet", hint="is it starting?")
                 self._client = client
             return self._client
+
+    async def _introduce(self, client: Any) -> None:
+        """Have the client learn of the brokers. One that is just coming up names none, for which the client is not prepared."""
+        await begun(self.cluster.patience.request, client.bootstrap())
+        if not client.cluster.brokers():
+            raise Unavailable(f"Kafka at {self.cluster.servers} knows of no broker yet", hint="is it starting?")
 
     async def ask(
         self,
